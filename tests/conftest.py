@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+# Matrices as small as these are slower on several threads.
+torch.set_num_threads(1)
+
 # Enough text in many scripts for a small vocabulary; written for these tests.
 TEXTS = [
     "Marie Curie was born in Warsaw and worked in Paris.",

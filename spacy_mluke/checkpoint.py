@@ -1,0 +1,286 @@
+"""Checkpoints: folders in the Hugging Face layout, in and out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .config import HEADS, MLukeConfig
+from .encoder import MLukeEncoder
+from .heads import MLuke, init_model
+from .kb.vocabulary import EntityVocabulary, open_vocabulary
+from .tokenization import PieceTokenizer
+from .weights import TABLE, Weights, read_weights, write_text, write_weights
+from .weights import TABLE_SHARD as TABLE_SHARD  # for training.py
+
+CONFIG = "config.json"
+VOCABULARY = "entity_vocab"
+VOCABULARY_FILES = ("entity_vocab.json", "entity_vocab.tsv", "entity_vocab.jsonl")
+
+# A table with more rows than this is left in its file (256 columns of float32: 64 MiB).
+MAP_ABOVE = 65_536
+
+# What the package ships; `checkpoint = "embedded"`.
+EMBEDDED = "embedded"
+_EMBEDDED_FOLDER = Path(__file__).parent / "assets" / EMBEDDED
+
+
+@dataclass
+class Checkpoint:
+    """A loaded checkpoint.
+
+    config: its shape and conventions.
+    model: the encoder with its heads, float32, on the CPU, in evaluation mode.
+    pieces: its tokenizer.
+    entities: its entity vocabulary.
+    source: what it was loaded from, for messages.
+    """
+
+    config: MLukeConfig
+    model: MLuke
+    pieces: PieceTokenizer
+    entities: EntityVocabulary
+    source: str
+    table_file: Path | None = None  # a file that holds the frozen entity table and nothing else
+    table_digest: str | None = None
+
+    @property
+    def encoder(self) -> MLukeEncoder:
+        return self.model.luke
+
+    @property
+    def mask(self) -> int:
+        """Id of the [MASK] entity, looked up by name: it differs by family (mluke.md 1.4)."""
+        return self.entities.special["[MASK]"]
+
+
+def load_checkpoint(
+    source: str | Path, revision: str | None = None, *, map_entities: bool | None = None
+) -> Checkpoint:
+    """Load a LUKE or mLUKE checkpoint.
+
+    source: a folder in Hugging Face layout, a hub name such as "studio-ousia/mluke-base", or
+        "embedded" for the small model that comes with this package.
+    revision: branch, tag or commit, for hub names.
+    map_entities: leave the entity table in its file and gather rows as needed (it cannot be
+        trained then); None does so for tables of more than 65,536 rows.
+    RAISES (FileNotFoundError, ConnectionError): If it cannot be had. (ValueError): If it is not a
+        whole (m)LUKE checkpoint; names what is missing, left over or of the wrong shape.
+    """
+    name = str(source)
+    if name == EMBEDDED:
+        folder = _EMBEDDED_FOLDER
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                "this installation of spacy-mluke lacks its embedded checkpoint"
+            )
+    elif revision is None and Path(source).is_dir():
+        folder = Path(source)
+    else:
+        from .hub import resolve_source  # huggingface_hub is slow to import
+
+        folder = resolve_source(source, revision)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} is not a checkpoint: it has no {CONFIG}")
+    config = MLukeConfig.from_file(folder / CONFIG)
+    # Before the weights: these are the cheap ways to find a broken folder.
+    pieces = PieceTokenizer.from_folder(folder, config)
+    entities = _open_vocabulary(folder, config)
+    weights = read_weights(folder)
+    config, weights.tensors = _settle(config, weights.tensors, folder)
+    with torch.device("meta"):
+        pooler = any(key.startswith("luke.pooler.") for key in weights.tensors)
+        model = MLuke(config, pooler=pooler)
+    if map_entities is None:
+        map_entities = config.entity_vocab_size > MAP_ABOVE
+    _check_weights({k: tuple(v.shape) for k, v in model.state_dict().items()}, weights, folder)
+    if map_entities:
+        model.luke.entity_table.map(weights.tensors.pop(TABLE))
+    tensors = {key: tensor.to(torch.float32) for key, tensor in weights.tensors.items()}
+    # Float32 tensors stay mapped, copy on write: training changes memory, never the file.
+    model.load_state_dict(tensors, strict=True, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return Checkpoint(
+        config=config,
+        model=model.eval(),
+        pieces=pieces,
+        entities=entities,
+        source=name,
+        table_file=weights.table_file if map_entities else None,
+        table_digest=weights.table_digest if map_entities else None,
+    )
+
+
+def new_checkpoint(
+    config: MLukeConfig, tokenizer: str | Path, entities: Mapping[str, int], *, seed: int = 0
+) -> Checkpoint:
+    """Make a checkpoint with random weights, to be trained.
+
+    config: its shape; `vocab_size` must be that of the tokenizer.
+    tokenizer: the folder with the tokenizer's files.
+    entities: entity vocabulary, key -> id; with [PAD], [UNK] and [MASK].
+    seed: of the weights.
+    """
+    model = MLuke(config)
+    init_model(model, seed)
+    return Checkpoint(
+        config=config,
+        model=model.eval(),
+        pieces=PieceTokenizer.from_folder(Path(tokenizer), config),
+        entities=EntityVocabulary.from_dict(entities),
+        source=f"new, seed {seed}",
+    )
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint, folder: Path | str, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a checkpoint folder that `load_checkpoint` and `transformers` read.
+
+    A trained or small entity table goes into `model.safetensors` with the rest. A mapped one is
+    kept as it is in a file of its own, which is not written again where it already stands, and is
+    a hard link where the file system allows it.
+
+    dtype: of the weights in the file; float16 halves it, and is read back as float32.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        key: tensor.detach().to("cpu", dtype).contiguous()
+        for key, tensor in checkpoint.model.state_dict().items()
+    }
+    checkpoint.table_file, checkpoint.table_digest = write_weights(
+        folder,
+        tensors,
+        checkpoint.encoder.entity_table.mapped,
+        checkpoint.table_file,
+        checkpoint.table_digest,
+    )
+    # State what we know, so that no reader has to guess it again.
+    config = replace(checkpoint.config, piece_layout=checkpoint.pieces.layout)
+    write_text(json.dumps(config.to_dict(), indent=2, ensure_ascii=False), folder / CONFIG)
+    checkpoint.pieces.save(folder)
+    _save_vocabulary(checkpoint.entities, folder)
+
+
+def peek_config(source: str) -> MLukeConfig | None:
+    """The config of a checkpoint that is on this machine; None for one on the hub."""
+    folder = _EMBEDDED_FOLDER if source == EMBEDDED else Path(source)
+    path = folder / CONFIG
+    return MLukeConfig.from_file(path) if path.is_file() else None
+
+
+def _settle(
+    config: MLukeConfig, tensors: dict[str, Tensor], folder: Path
+) -> tuple[MLukeConfig, dict[str, Tensor]]:
+    """Make config and tensors agree where checkpoints are known to differ from their config."""
+    tensors = dict(tensors)
+    # Buffers, and decoders that are the embedding tables (transformers ties them too).
+    tensors.pop("luke.embeddings.position_ids", None)
+    if "lm_head.decoder.bias" in tensors:
+        tensors.setdefault("lm_head.bias", tensors["lm_head.decoder.bias"])
+    for tied in ("lm_head.decoder.weight", "lm_head.decoder.bias",
+                 "entity_predictions.decoder.weight"):  # fmt: skip
+        tensors.pop(tied, None)
+    config = _settle_attention(config, tensors, folder)
+    # Conversions drop the pretraining heads and keep the architecture, or the other way round:
+    # what the file holds counts.
+    present = {
+        "masked_word": any(key.startswith("lm_head.") for key in tensors),
+        "masked_entity": any(key.startswith("entity_predictions.") for key in tensors),
+    }
+    names = [n for n in config.architectures if n not in ("LukeForMaskedLM", "LukeModel")]
+    if any(present.values()):
+        if not all(present.values()):
+            lacking = next(head for head, there in present.items() if not there)
+            raise ValueError(f"{folder}: the weights have no {lacking} head, only the other one")
+        names.insert(0, "LukeForMaskedLM")
+    return replace(config, architectures=tuple(names) or ("LukeModel",)), tensors
+
+
+def _settle_attention(config: MLukeConfig, tensors: dict[str, Tensor], folder: Path) -> MLukeConfig:
+    """Drop query matrices of entity-aware attention that are copies of `query`: the result is the
+    same and attention cheaper (mluke.md 1.5)."""
+    extra = [key for key in tensors if ".w2e_query." in key or ".e2w_query." in key
+             or ".e2e_query." in key]  # fmt: skip
+    if not extra:
+        return config
+
+    def query(key: str) -> Tensor | None:
+        parts = key.split(".")
+        return tensors.get(".".join([*parts[:-2], "query", parts[-1]]))
+
+    copies = all(
+        (q := query(key)) is not None and q.shape == tensors[key].shape
+        and torch.equal(q, tensors[key])
+        for key in extra
+    )  # fmt: skip
+    if config.use_entity_aware_attention and not copies:
+        return config
+    if not copies:
+        warnings.warn(
+            f"{folder}: the weights have entity-aware attention, but config.json turns it off "
+            "(use_entity_aware_attention); they are left out, as transformers does",
+            stacklevel=4,
+        )
+    for key in extra:
+        del tensors[key]
+    return replace(config, use_entity_aware_attention=False)
+
+
+def _check_weights(expected: dict[str, tuple[int, ...]], weights: Weights, folder: Path) -> None:
+    found = {key: tuple(tensor.shape) for key, tensor in weights.tensors.items()}
+    problems = [
+        f"{key}: expected shape {expected[key]}, found {found[key]}"
+        for key in expected
+        if key in found and found[key] != expected[key]
+    ]
+    problems += [f"{key}: missing, expected shape {expected[key]}"
+                 for key in expected if key not in found]  # fmt: skip
+    problems += [f"{key}: not part of the model, shape {found[key]}"
+                 for key in found if key not in expected]  # fmt: skip
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"{folder}: the weights do not fit config.json: {'; '.join(problems[:5])}{more}. "
+            f"spacy-mluke reads {', '.join(HEADS)}"
+        )
+
+
+def _open_vocabulary(folder: Path, config: MLukeConfig) -> EntityVocabulary:
+    candidates = [folder / VOCABULARY, *(folder / name for name in VOCABULARY_FILES)]
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder} has no entity vocabulary ({VOCABULARY_FILES[0]})")
+    vocabulary = open_vocabulary(path)
+    if "[MASK]" not in vocabulary.special:
+        raise ValueError(f"{path} has no [MASK] entity")
+    if len(vocabulary) > config.entity_vocab_size:
+        raise ValueError(
+            f"{path} numbers {len(vocabulary)} entities, but config.json says entity_vocab_size "
+            f"{config.entity_vocab_size}; the files are of different checkpoints"
+        )
+    return vocabulary
+
+
+def _save_vocabulary(vocabulary: EntityVocabulary, folder: Path) -> None:
+    """A small vocabulary as the file that `transformers` reads, a large one in our compact form,
+    in place of one that is there."""
+    compact = folder / VOCABULARY
+    # Without a source, that two agree in their counts does not make them the same.
+    meta = vocabulary.meta
+    stands = compact.is_dir() and EntityVocabulary.open(compact).meta == meta and meta["source"]
+    if meta["keys"] <= 100_000:
+        vocabulary.to_json(folder / VOCABULARY_FILES[0])
+        if compact.is_dir() and not stands:
+            shutil.rmtree(compact)  # it would be read before the file
+    elif not stands:
+        vocabulary.save(compact)
