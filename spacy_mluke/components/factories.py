@@ -1,0 +1,206 @@
+"""Everything that spaCy finds by name. Each `Language` object imports this module, in every
+program that has spacy-mluke installed, so nothing heavy may be imported here at the top.
+
+The config system checks settings against the annotations here, but takes those that are strings for
+unknown: no `from __future__ import annotations`, and quotes only where nothing is to be checked."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import Model
+from thinc.types import Floats2d, Ragged
+
+if TYPE_CHECKING:
+    from .entities import MLukeEntities
+    from .tokenizer import MultilingualTokenizer
+
+DEFAULT_SPANS_KEY = "mluke"
+
+
+@Language.factory(
+    "mluke_entities",
+    assigns=[
+        "doc.ents",
+        "doc.spans",
+        "token.ent_type",
+        "span._.mluke_vector",
+        "span._.mluke_scores",
+    ],
+    default_config={
+        "checkpoint": "embedded",
+        "revision": None,
+        "mentions_key": None,
+        "spans_key": DEFAULT_SPANS_KEY,
+        "exclusive": True,
+        "threshold": None,
+        "label_precedence": ["typing", "given"],
+        "span_hooks": False,
+        "freeze": "nothing",
+        "device": "auto",
+        "dtype": "auto",
+        "max_batch_positions": None,
+        "scorer": {"@scorers": "spacy_mluke.entities_scorer.v1"},
+    },
+    default_score_weights={
+        "types_micro_f": 1.0,
+        "types_micro_p": 0.0,
+        "types_micro_r": 0.0,
+        "types_macro_f": 0.0,
+        "types_f_per_type": None,
+    },
+)
+def make_mluke_entities(
+    nlp: Language,
+    name: str,
+    checkpoint: str,
+    revision: str | None,
+    mentions_key: str | None,
+    spans_key: str,
+    exclusive: bool,
+    threshold: float | None,
+    label_precedence: list[Literal["typing", "given"]],
+    span_hooks: bool,
+    freeze: Literal["nothing", "embeddings", "encoder"],
+    device: str,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"],
+    max_batch_positions: int | None,
+    scorer: Callable | None,
+) -> "MLukeEntities":
+    """Make a component that gives every mention a vector and, with a trained head, a label.
+
+    checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
+        it is first needed.
+    revision (Optional[str]): Branch, tag or commit of a hub name.
+    mentions_key (Optional[str]): Read the mentions in doc.spans[mentions_key]; None reads doc.ents.
+    spans_key (str): Write results to doc.spans[spans_key].
+    exclusive (bool): A mention has one label (True) or any number.
+    threshold (Optional[float]): Least score, 0 to 1, for a label. None: 0 if exclusive, else 0.5.
+    label_precedence (List[str]): Where label_ comes from, first that has one: the head ("typing")
+        or the span as it came ("given").
+    span_hooks (bool): Let span.vector and span.similarity of mentions use the entity vectors.
+    freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
+    device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
+    dtype (str): Type of the matrix products; "auto" is bfloat16 on GPUs that have it.
+    max_batch_positions (Optional[int]): Positions (pieces and mentions) run at once.
+    scorer (Optional[Callable]): The scoring method.
+    """
+    from .entities import MLukeEntities
+
+    return MLukeEntities(
+        nlp.vocab,
+        name,
+        checkpoint=checkpoint,
+        revision=revision,
+        mentions_key=mentions_key,
+        spans_key=spans_key,
+        exclusive=exclusive,
+        threshold=threshold,
+        label_precedence=label_precedence,
+        span_hooks=span_hooks,
+        freeze=freeze,
+        device=device,
+        dtype=dtype,
+        max_batch_positions=max_batch_positions,
+        scorer=scorer,
+    )
+
+
+def create_entities_scorer() -> Callable[..., dict[str, Any]]:
+    """`spacy_mluke.entities_scorer.v1`"""
+    from .scorers import score_types
+
+    return score_types
+
+
+def create_multilingual_tokenizer() -> Callable[[Language], "MultilingualTokenizer"]:
+    """`spacy_mluke.MultilingualTokenizer.v1`, for [nlp.tokenizer]."""
+    from .tokenizer import MultilingualTokenizer
+
+    def create(nlp: Language) -> "MultilingualTokenizer":
+        return MultilingualTokenizer.from_language(nlp)
+
+    return create
+
+
+def create_mention_corpus(
+    path: Path | None,
+    mentions_key: str | None = None,
+    placeholder: str = "ENTITY",
+    limit: int = 0,
+    shuffle: bool = False,
+) -> Callable[[Language], Iterable[Example]]:
+    """`spacy_mluke.MentionCorpus.v1`: reads .spacy files like `spacy.Corpus.v1`, and gives the
+    predicted documents the gold mentions, unlabelled, so that typing can be trained and scored
+    without a component that finds them.
+
+    path (Path): A .spacy file or a folder of them.
+    mentions_key (Optional[str]): Take the mentions of doc.spans[mentions_key]; None: of doc.ents.
+    placeholder (str): The label that the mentions get; spaCy drops entities without one.
+    limit (int): Most examples to read; 0 for all.
+    shuffle (bool): Shuffle on each reading.
+    """
+    from .scorers import MentionCorpus
+
+    return MentionCorpus(path, mentions_key, placeholder, limit=limit, shuffle=shuffle)
+
+
+def create_transformer_model(
+    checkpoint: str = "embedded",
+    revision: str | None = None,
+    freeze: Literal["nothing", "embeddings", "encoder"] = "nothing",
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    max_batch_positions: int | None = None,
+) -> Model:
+    """`spacy_mluke.MLukeTransformerModel.v1`: mLUKE's word states for the `transformer` component
+    of spacy-transformers, so that spaCy's own components train over it through listeners.
+
+    The arguments are those of `mluke_entities`.
+    """
+    from .transformer import build_transformer_model
+
+    return build_transformer_model(
+        checkpoint,
+        revision,
+        freeze=freeze,
+        device=device,
+        dtype=dtype,
+        max_batch_positions=max_batch_positions,
+    )
+
+
+def create_tok2vec_model(
+    pooling: Model[Ragged, Floats2d],
+    checkpoint: str = "embedded",
+    revision: str | None = None,
+    grad_factor: float = 1.0,
+    freeze: Literal["nothing", "embeddings", "encoder"] = "nothing",
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    max_batch_positions: int | None = None,
+) -> Model[list[Doc], list[Floats2d]]:
+    """`spacy_mluke.MLukeTok2Vec.v1`: mLUKE's word states as the `tok2vec` of one component, which
+    does not share them. It is also what `nlp.replace_listeners` puts in the place of a listener.
+
+    pooling (Model[Ragged, Floats2d]): Makes one vector of those of a token's pieces, such as
+        reduce_mean.v1.
+    grad_factor (float): Factor of the gradient that reaches the encoder.
+
+    The other arguments are those of `mluke_entities`.
+    """
+    from .transformer import build_tok2vec_model
+
+    return build_tok2vec_model(
+        checkpoint,
+        revision,
+        pooling=pooling,
+        grad_factor=grad_factor,
+        freeze=freeze,
+        device=device,
+        dtype=dtype,
+        max_batch_positions=max_batch_positions,
+    )

@@ -1,0 +1,387 @@
+"""Between thinc's Model and optimizer, which spaCy drives, and torch, which does the work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import srsly
+import torch
+from thinc.api import CupyOps, Optimizer, get_current_ops
+from thinc.shims import Shim
+from thinc.types import Floats1d
+from torch import Tensor, nn
+
+from .checkpoint import TABLE_SHARD, Checkpoint, load_checkpoint, peek_config, save_checkpoint
+from .config import MLukeConfig
+from .encoder import init_weights
+from .heads import MLuke, TypingHead
+from .kb.vocabulary import default_cache
+
+_process = os.getpid()
+
+Result = TypeVar("Result")
+Freeze = Literal["nothing", "embeddings", "encoder"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Positions of a batch. On CPUs, batches of a thousand or two stay in the cache; a GPU wants more.
+CPU_POSITIONS = 2_048
+GPU_POSITIONS = 32_768
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that a component's `device` setting means.
+
+    "auto" is the GPU that spaCy was told to use, else the first CUDA device, else the CPU. CuPy is
+    not needed.
+
+    RAISES (ValueError): If it is not a device, or a GPU that is not there.
+    """
+    if device == "auto":
+        ops = get_current_ops()
+        if isinstance(ops, CupyOps) and torch.cuda.is_available():
+            return torch.device("cuda", max(ops.device_id, 0))
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f'device is {device!r}; use "auto", "cpu", "cuda", "cuda:1" … or "mps"'
+        ) from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {device!r}, but torch {torch.__version__} finds no CUDA GPU. Install a "
+            'CUDA build of torch and a driver, or use device = "auto" or "cpu"'
+        )
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is {device!r}, but there are {torch.cuda.device_count()} GPUs")
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no MPS device on this machine")
+    return resolved
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The type that matrices are multiplied in; weights and results are float32 throughout.
+
+    "auto" is bfloat16 on CUDA devices that have it, else float32.
+    """
+    if dtype == "auto":
+        half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if half else torch.float32
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; use one of auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+class MLukeShim(Shim):
+    """A checkpoint as a part of a thinc Model.
+
+    It is made without one: `load` or `from_bytes` bring it, when it is first needed.
+
+    source, revision: as for `load_checkpoint`.
+    device, dtype: as for `resolve_device` and `resolve_dtype`.
+    freeze: what training leaves as it is: nothing, the embeddings, or the whole encoder.
+    positions: the largest batch, in positions; None chooses by device.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        revision: str | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        freeze: Freeze = "nothing",
+        positions: int | None = None,
+    ) -> None:
+        super().__init__(None)
+        self.source, self.revision = source, revision
+        self.device_name, self.dtype_name = device, dtype
+        self.freeze = freeze
+        self.positions = positions
+        self._checkpoint: Checkpoint | None = None
+        self._peeked: MLukeConfig | None = None
+        self._averages: dict[nn.Parameter, Tensor] = {}
+        self._averaged_steps = 0
+
+    # -- the checkpoint ------------------------------------------------------------------------
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._checkpoint is not None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint; loads it at first use."""
+        if self._checkpoint is None:
+            self.set_checkpoint(load_checkpoint(self.source, self.revision))
+            assert self._checkpoint is not None
+        return self._checkpoint
+
+    def set_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Take a checkpoint, move it to the device and freeze what is to be frozen."""
+        device = resolve_device(self.device_name)
+        resolve_dtype(self.dtype_name, device)
+        self._checkpoint = checkpoint
+        self._model = checkpoint.model.to(device).eval()
+        self._optimizer = None
+        self._averages = {}
+        encoder = checkpoint.encoder
+        frozen: dict[Freeze, list[nn.Module]] = {
+            "nothing": [],
+            "embeddings": [encoder.embeddings, encoder.entity_embeddings],
+            "encoder": [encoder],
+        }
+        for module in frozen[self.freeze]:
+            module.requires_grad_(False)
+
+    def peek_config(self) -> MLukeConfig | None:
+        """The checkpoint's config, without its weights; None for a hub name that is not loaded."""
+        if self._checkpoint is not None:
+            return self._checkpoint.config
+        if self._peeked is None:
+            self._peeked = peek_config(self.source)
+        return self._peeked
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.checkpoint.model.parameters()).device
+
+    @property
+    def budget(self) -> int:
+        """Positions of the largest batch."""
+        if self.positions is not None:
+            return self.positions
+        return CPU_POSITIONS if self.device.type == "cpu" else GPU_POSITIONS
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        dtype = resolve_dtype(self.dtype_name, self.device)
+        if dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype)
+
+    def set_typing_labels(self, labels: tuple[str, ...], *, exclusive: bool) -> None:
+        """Give the model a fresh typing head for these labels."""
+        checkpoint = self.checkpoint
+        pretraining = [n for n in checkpoint.config.architectures if n == "LukeForMaskedLM"]
+        checkpoint.config = replace(
+            checkpoint.config,
+            architectures=(*pretraining, "LukeForEntityClassification"),
+            labels=labels,
+            piece_convention="context",
+            problem_type=None if exclusive else "multi_label_classification",
+        )
+        head = TypingHead(checkpoint.config)
+        init_weights(head, checkpoint.config.initializer_range)
+        checkpoint.model.classifier = head.to(self.device).eval()
+        checkpoint.model.config = checkpoint.config
+        self._optimizer = None
+
+    # -- running -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def running(self, is_train: bool, dropout: float = 0.0) -> Iterator[MLuke]:
+        """Yield the model, ready to train with this dropout or to predict; then leave it as it was,
+        in evaluation mode."""
+        global _process
+        if _process != os.getpid():
+            # A worker that nlp.pipe(n_process=…) forked: the threads of the parent's OpenMP pool
+            # are not there, and waiting for them would take for ever.
+            torch.set_num_threads(1)
+            _process = os.getpid()
+        model = self.checkpoint.model
+        if not is_train:
+            with torch.inference_mode(), self.autocast():
+                yield model
+            return
+        model.train()
+        if self.freeze == "encoder":
+            model.luke.eval()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+        try:
+            with self.autocast():
+                yield model
+        finally:
+            model.eval()
+
+    def within_memory(self, run: Callable[[int], Result]) -> Result:
+        """Call `run` with the budget of positions; if the GPU's memory does not hold it, once more
+        with half of it."""
+        try:
+            return run(self.budget)
+        except torch.cuda.OutOfMemoryError:
+            half = max(self.budget // 2, 1)
+            warnings.warn(
+                f"the GPU is out of memory with max_batch_positions = {self.budget}; trying {half} "
+                "from here on",
+                ResourceWarning,
+                stacklevel=2,
+            )
+            torch.cuda.empty_cache()
+            self.positions = half
+        try:
+            return run(half)
+        except torch.cuda.OutOfMemoryError as err:
+            raise torch.cuda.OutOfMemoryError(
+                f"{err} (with max_batch_positions = {half}; set it lower, or device = 'cpu')"
+            ) from None
+
+    def __call__(self, inputs: Any, is_train: bool) -> tuple[Any, Callable[..., Any]]:
+        raise NotImplementedError("the layer that holds this shim runs the model")
+
+    # -- training ------------------------------------------------------------------------------
+
+    def finish_update(self, optimizer: Optimizer) -> None:
+        """Step, with the settings of thinc's optimizer as they stand now, entirely in torch:
+        thinc's own step would need CuPy for weights on a GPU. As there, gradients are clipped
+        tensor by tensor; unlike there, biases and norms do not decay (mluke.md 3.6)."""
+        parameters = [p for p in self.checkpoint.model.parameters() if p.requires_grad]
+        with_gradient = [p for p in parameters if p.grad is not None]
+        if not with_gradient:
+            return
+        if optimizer.grad_clip:
+            gradients = [p.grad for p in with_gradient if p.grad is not None]
+            for gradient, norm in zip(gradients, torch._foreach_norm(gradients), strict=True):
+                gradient *= (optimizer.grad_clip / (norm + 1e-12)).clamp(max=1.0)
+        if self._optimizer is None:
+            self._optimizer = _torch_optimizer(optimizer, parameters)
+        for group, decays in zip(self._optimizer.param_groups, (True, False), strict=True):
+            group["lr"] = float(optimizer.learn_rate)
+            group["weight_decay"] = float(optimizer.L2) if decays else 0.0
+            if "betas" in group:
+                group["betas"] = (float(optimizer.b1), float(optimizer.b2))
+                group["eps"] = float(optimizer.eps)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if optimizer.averages is not None:
+            self._update_averages(with_gradient)
+            # spaCy looks there to see whether there are averages to evaluate with.
+            optimizer.averages[(self.id, "averages")] = cast(Floats1d, None)
+
+    def _update_averages(self, parameters: list[nn.Parameter]) -> None:
+        """thinc's moving average: decay (1 + t) / (10 + t), at most 0.9999."""
+        self._averaged_steps += 1
+        decay = min((1 + self._averaged_steps) / (10 + self._averaged_steps), 0.9999)
+        with torch.no_grad():
+            for parameter in parameters:
+                average = self._averages.setdefault(parameter, torch.zeros_like(parameter))
+                average += (1 - decay) * (parameter - average)
+
+    @contextlib.contextmanager
+    def use_params(self, params: dict) -> Iterator[None]:
+        """Run with the averaged weights, if the optimizer keeps any."""
+        averages = self._averages if (self.id, "averages") in params else {}
+
+        def swap() -> None:
+            for parameter in averages:
+                held = parameter.data
+                parameter.data = averages[parameter]
+                averages[parameter] = held
+
+        swap()
+        try:
+            yield
+        finally:
+            swap()
+
+    # -- moving and keeping --------------------------------------------------------------------
+
+    def to_device(self, device_type: str, device_id: int) -> None:
+        """thinc's way to say that everything moves."""
+        names = {"cpu": "cpu", "gpu": f"cuda:{device_id}", "mps": "mps"}
+        self.device_name = names[device_type]
+        if self._checkpoint is not None:
+            self._checkpoint.model.to(resolve_device(self.device_name))
+            self._optimizer = None
+
+    def copy(self) -> MLukeShim:
+        copied = type(self)(
+            self.source,
+            self.revision,
+            device=self.device_name,
+            dtype=self.dtype_name,
+            freeze=self.freeze,
+            positions=self.positions,
+        )
+        return copied.from_bytes(self.to_bytes()) if self.is_loaded else copied
+
+    def to_folder(self, folder: Path) -> None:
+        """Write the checkpoint as a Hugging Face folder; loads it first if need be."""
+        save_checkpoint(self.checkpoint, folder)
+
+    def from_folder(self, folder: Path) -> MLukeShim:
+        self.set_checkpoint(load_checkpoint(folder))
+        return self
+
+    def to_bytes(self) -> bytes:
+        """The checkpoint's files in one msgpack message. A frozen entity table that is mapped from
+        a file stays there; the message holds its place."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self.to_folder(folder)
+            files = {
+                str(path.relative_to(folder)): path.read_bytes()
+                for path in sorted(folder.rglob("*"))
+                if path.is_file() and path.name != TABLE_SHARD
+            }
+            table = None
+            if (folder / TABLE_SHARD).exists():
+                table = str(self._keep_table(folder / TABLE_SHARD))
+        return srsly.msgpack_dumps({"files": files, "table": table})
+
+    def _keep_table(self, path: Path) -> Path:
+        """Where the table can be found after the temporary folder of `to_bytes` is gone."""
+        checkpoint = self.checkpoint
+        if checkpoint.table_file == path:
+            # It was in no file of its own before: give it one that lasts.
+            kept = default_cache() / f"entity_table-{checkpoint.table_digest}.safetensors"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, kept)
+            checkpoint.table_file = kept
+        assert checkpoint.table_file is not None
+        return checkpoint.table_file.resolve()
+
+    def from_bytes(self, data: bytes) -> MLukeShim:
+        message = srsly.msgpack_loads(data)
+        # The weights are mapped from the files, which may go once they are open.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            for relative, content in message["files"].items():
+                path = folder / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            if message["table"]:
+                table = Path(message["table"])
+                if not table.is_file():
+                    raise FileNotFoundError(
+                        f"the entity table of this pipeline was kept in {table}, which is gone. "
+                        "Bytes do not carry it: use to_disk to move a pipeline"
+                    )
+                (folder / TABLE_SHARD).symlink_to(table)
+            self.from_folder(folder)
+            if message["table"]:
+                self.checkpoint.table_file = Path(message["table"])
+        return self
+
+
+def _torch_optimizer(optimizer: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2]},
+        {"params": [p for p in parameters if p.ndim < 2]},
+    ]
+    if not optimizer.b1 and not optimizer.b2:
+        return torch.optim.SGD(groups)  # where decay and L2 are the same
+    if optimizer.use_radam:
+        return torch.optim.RAdam(groups, decoupled_weight_decay=optimizer.L2_is_weight_decay)
+    kind = torch.optim.AdamW if optimizer.L2_is_weight_decay else torch.optim.Adam
+    return kind(groups)

@@ -1,0 +1,380 @@
+"""What spaCy finds by name: cheap to find, cheap to make, and strict about settings."""
+
+import json
+import socket
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+import spacy
+from spacy.language import Language
+from spacy.util import load_config_from_str, load_model_from_config, registry
+from thinc.api import ConfigValidationError
+
+from spacy_mluke.components.entities import MLukeEntities
+from spacy_mluke.components.factories import make_mluke_entities
+from spacy_mluke.components.scorers import MentionCorpus, score_types
+from spacy_mluke.components.tokenizer import MultilingualTokenizer
+
+NAMES = {
+    ("factories", "mluke_entities"),
+    ("architectures", "spacy_mluke.MLukeTransformerModel.v1"),
+    ("architectures", "spacy_mluke.MLukeTok2Vec.v1"),
+    ("tokenizers", "spacy_mluke.MultilingualTokenizer.v1"),
+    ("scorers", "spacy_mluke.entities_scorer.v1"),
+    ("readers", "spacy_mluke.MentionCorpus.v1"),
+}
+SETTINGS = {
+    "checkpoint": "some/checkpoint",
+    "revision": "v2",
+    "mentions_key": "mentions",
+    "spans_key": "read",
+    "exclusive": False,
+    "threshold": 0.25,
+    "label_precedence": ["given", "typing"],
+    "span_hooks": True,
+    "freeze": "embeddings",
+    "device": "cpu",
+    "dtype": "float32",
+    "max_batch_positions": 4096,
+}
+
+
+def blank():
+    return spacy.blank("xx")
+
+
+def run_elsewhere(code, folder):
+    """Run code in a fresh process, outside the checkout. RETURNS: what it prints, read as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def entry_points():
+    """(registry, name) -> module and function, as installed."""
+    return {
+        (entry.group.removeprefix("spacy_"), entry.name): entry.value
+        for entry in distribution("spacy-mluke").entry_points
+        if entry.group.startswith("spacy_")
+    }
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"tried to connect to {args[1:]}")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+# -- finding ---------------------------------------------------------------------------------------
+
+
+def test_other_programs_pay_for_nothing(tmp_path):
+    """Every `Language` of every program imports our factories: that must be all it imports."""
+    code = """if True:
+        import json, sys
+        import spacy
+        spacy.blank("xx")
+        print(json.dumps([name for name in sys.modules if name.split(".")[0] == "spacy_mluke"]))
+    """
+    assert sorted(run_elsewhere(code, tmp_path)) == [
+        "spacy_mluke",
+        "spacy_mluke.components",
+        "spacy_mluke.components.factories",
+    ]
+
+
+def test_factories_import_nothing_that_spacy_does_not(tmp_path):
+    code = """if True:
+        import json, sys
+        import spacy, spacy.training, thinc.api
+        before = set(sys.modules)
+        import spacy_mluke.components.factories
+        print(json.dumps(sorted(set(sys.modules) - before)))
+    """
+    imported = run_elsewhere(code, tmp_path)
+    assert {name.split(".")[0] for name in imported} == {"spacy_mluke"}
+
+
+def test_entry_points_are_all_that_is_expected():
+    assert set(entry_points()) >= NAMES
+
+
+def test_entry_points_are_those_of_pyproject():
+    """An editable installation keeps the old ones until it is installed again."""
+    tomllib = pytest.importorskip("tomllib")
+    path = Path(__file__).parents[2] / "pyproject.toml"
+    if not path.is_file():
+        pytest.skip("not in a checkout")
+    groups = tomllib.loads(path.read_text("utf8"))["project"]["entry-points"]
+    written = {
+        (group.removeprefix("spacy_"), name): value
+        for group, values in groups.items()
+        if group.startswith("spacy_")
+        for name, value in values.items()
+    }
+    assert entry_points() == written
+
+
+def test_names_resolve_without_an_import(tmp_path):
+    code = f"""if True:
+        import json
+        import spacy
+        found = {{}}
+        for kind, name in {sorted(entry_points())!r}:
+            if kind == "factories":
+                nlp = spacy.blank("xx")
+                component = nlp.add_pipe(name)
+                assert nlp.get_pipe_meta(name).factory == name
+                found[name] = type(component).__module__
+            else:
+                function = getattr(spacy.registry, kind).get(name)
+                found[name] = f"{{function.__module__}}:{{function.__name__}}"
+        print(json.dumps(found))
+    """
+    found = run_elsewhere(code, tmp_path)
+    assert len(found) == len(entry_points())
+    for (kind, name), value in entry_points().items():
+        if kind == "factories":
+            assert found[name].startswith("spacy_mluke.components.")
+        else:
+            assert found[name] == value
+
+
+def test_registered_functions_give_what_they_say(tmp_path):
+    assert registry.scorers.get("spacy_mluke.entities_scorer.v1")() is score_types
+    nlp = blank()
+    make_tokenizer = registry.tokenizers.get("spacy_mluke.MultilingualTokenizer.v1")()
+    assert isinstance(make_tokenizer(nlp), MultilingualTokenizer)
+    reader = registry.readers.get("spacy_mluke.MentionCorpus.v1")(tmp_path)
+    assert isinstance(reader, MentionCorpus)
+    assert reader.placeholder == "ENTITY"
+    model = registry.architectures.get("spacy_mluke.MLukeTransformerModel.v1")("some/checkpoint")
+    assert model.name == "mluke_transformer"
+    assert not model.shims[0].is_loaded
+
+
+# -- making ----------------------------------------------------------------------------------------
+
+
+def test_making_a_component_loads_nothing(no_network):
+    nlp = blank()
+    component = nlp.add_pipe("mluke_entities", config={"checkpoint": "studio-ousia/mluke-base"})
+    assert isinstance(component, MLukeEntities)
+    assert not component.shim.is_loaded
+    # Asked for labels by the meta, and for settings by the config.
+    assert nlp.meta["labels"] == {"mluke_entities": []}
+    assert nlp.config["components"]["mluke_entities"]["checkpoint"] == "studio-ousia/mluke-base"
+    assert not component.shim.is_loaded
+
+
+def test_component_takes_its_settings():
+    nlp = blank()
+    component = nlp.add_pipe("mluke_entities", name="reader", config=SETTINGS)
+    assert component.name == "reader"
+    assert component.scorer is score_types
+    shim = component.shim
+    assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
+    assert (shim.device_name, shim.dtype_name) == ("cpu", "float32")
+    assert (shim.freeze, shim.positions) == ("embeddings", 4096)
+    assert component.cfg == {
+        "mentions_key": "mentions",
+        "spans_key": "read",
+        "exclusive": False,
+        "threshold": 0.25,
+        "label_precedence": ["given", "typing"],
+        "span_hooks": True,
+    }
+
+
+def test_factory_states_what_it_does():
+    meta: Any = Language.get_factory_meta("mluke_entities")
+    assert meta.assigns == [
+        "doc.ents",
+        "doc.spans",
+        "token.ent_type",
+        "span._.mluke_vector",
+        "span._.mluke_scores",
+    ]
+    assert not meta.retokenizes
+    assert set(meta.default_config) == {*SETTINGS, "scorer"}
+    assert meta.scores == list(meta.default_score_weights)
+    # One score counts; null hides a score from the table, so only the table of types has it.
+    assert meta.default_score_weights == {
+        "types_micro_f": 1.0,
+        "types_micro_p": 0.0,
+        "types_micro_r": 0.0,
+        "types_macro_f": 0.0,
+        "types_f_per_type": None,
+    }
+
+
+def test_every_setting_is_documented():
+    for name in SETTINGS:
+        assert f"\n    {name} (" in (make_mluke_entities.__doc__ or "")
+
+
+def test_analysis_of_a_pipeline():
+    nlp = blank()
+    nlp.add_pipe("entity_ruler")
+    nlp.add_pipe("mluke_entities")
+    analysis: Any = nlp.analyze_pipes(keys=["assigns", "requires", "scores"])
+    summary = analysis["summary"]["mluke_entities"]
+    assert "doc.ents" in summary["assigns"]
+    assert "span._.mluke_vector" in summary["assigns"]
+    assert summary["scores"][0] == "types_micro_f"
+    assert analysis["problems"] == {"entity_ruler": [], "mluke_entities": []}
+    assert analysis["attrs"]["doc.ents"]["assigns"] == ["entity_ruler", "mluke_entities"]
+
+
+# -- configs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, SETTINGS], ids=["default", "other"])
+def test_config_makes_the_same_pipeline_again(settings, no_network):
+    nlp = blank()
+    nlp.tokenizer = registry.tokenizers.get("spacy_mluke.MultilingualTokenizer.v1")()(nlp)
+    component = nlp.add_pipe("mluke_entities", config=settings)
+    text = nlp.config.to_str()
+    again = load_model_from_config(load_config_from_str(text), auto_fill=False)
+    assert again.config.to_str() == text
+    other: Any = again.get_pipe("mluke_entities")
+    assert other.cfg == component.cfg
+    for name in ("source", "revision", "device_name", "dtype_name", "freeze", "positions"):
+        assert getattr(other.shim, name) == getattr(component.shim, name)
+    assert not other.shim.is_loaded
+
+
+def test_config_is_filled_in(no_network):
+    """As `spacy init fill-config` does."""
+    text = """
+    [nlp]
+    lang = "xx"
+    pipeline = ["mluke_entities"]
+
+    [nlp.tokenizer]
+    @tokenizers = "spacy_mluke.MultilingualTokenizer.v1"
+
+    [components]
+
+    [components.mluke_entities]
+    factory = "mluke_entities"
+    spans_key = "read"
+    """
+    nlp = load_model_from_config(load_config_from_str(text), auto_fill=True)
+    assert isinstance(nlp.tokenizer, MultilingualTokenizer)
+    filled = nlp.config["components"]["mluke_entities"]
+    defaults = Language.get_factory_meta("mluke_entities").default_config or {}
+    assert filled == {**defaults, "spans_key": "read", "factory": "mluke_entities"}
+    weights = nlp.config["training"]["score_weights"]
+    assert {name: weight for name, weight in weights.items() if weight} == {"types_micro_f": 1.0}
+
+
+WRONG = [
+    ("unknown", 1, "unexpected argument: 'unknown'"),
+    ("checkpoint", 3, "3 is not <class 'str'>"),
+    ("mentions_key", ["a"], "'a'"),
+    ("exclusive", "maybe", "'maybe' is not <class 'bool'>"),
+    ("threshold", "high", "'high' is not <class 'float'>"),
+    ("threshold", True, "True is not <class 'float'>"),
+    ("label_precedence", ["x"], "'x' is not typing.Literal['typing', 'given']"),
+    ("label_precedence", "typing", "'typing' is not list"),
+    ("span_hooks", 1, "1 is not <class 'bool'>"),
+    ("freeze", "all", "'all' is not typing.Literal['nothing', 'embeddings', 'encoder']"),
+    ("device", None, "None is not <class 'str'>"),
+    ("dtype", "int3", "'int3' is not typing.Literal['auto', 'float32', 'bfloat16', 'float16']"),
+    ("max_batch_positions", 1.5, "1.5 is not <class 'int'>"),
+    ("scorer", 5, "5 is not"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), WRONG)
+def test_setting_of_the_wrong_kind(key, value, message):
+    """The config system finds these, if it can read the annotations of the factory."""
+    nlp = blank()
+    with pytest.raises(ConfigValidationError) as caught:
+        nlp.add_pipe("mluke_entities", config={key: value})
+    assert f"mluke_entities -> {key}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_setting_of_the_wrong_kind_in_a_config_file():
+    nlp = blank()
+    nlp.add_pipe("mluke_entities")
+    config = nlp.config
+    config["components"]["mluke_entities"]["tresholt"] = 0.5
+    with pytest.raises(ConfigValidationError, match="unexpected argument: 'tresholt'"):
+        load_model_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("threshold", 2, "mluke_entities: threshold must be between 0 and 1, not 2"),
+        ("threshold", -0.1, "mluke_entities: threshold must be between 0 and 1, not -0.1"),
+        ("max_batch_positions", 0, "mluke_entities: max_batch_positions must be positive, not 0"),
+        ("spans_key", "", "mluke_entities: spans_key must not be empty"),
+    ],
+)
+def test_impossible_setting(key, value, message):
+    nlp = blank()
+    with pytest.raises(ValueError, match=message):
+        nlp.add_pipe("mluke_entities", config={key: value})
+
+
+def test_impossible_device(typing_checkpoint):
+    """A pipeline may be made where its device is not; that shows where it is first needed."""
+    nlp = blank()
+    nlp.add_pipe("mluke_entities", config={"checkpoint": str(typing_checkpoint), "device": "tpu9"})
+    with pytest.raises(ValueError, match='device is \'tpu9\'; use "auto", "cpu"'):
+        nlp("Marie Curie")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("spacy_mluke.MLukeTransformerModel.v1", "freeze", "all"),
+        ("spacy_mluke.MLukeTransformerModel.v1", "dtype", "int3"),
+        ("spacy_mluke.MLukeTransformerModel.v1", "checkpoint", 3),
+        ("spacy_mluke.MLukeTransformerModel.v1", "unknown", 1),
+        ("spacy_mluke.MLukeTok2Vec.v1", "grad_factor", "much"),
+        ("spacy_mluke.MLukeTok2Vec.v1", "pooling", 5),
+    ],
+)
+def test_architectures_are_strict_as_well(name, key, value):
+    settings = {"pooling": {"@layers": "reduce_mean.v1"}} if "Tok2Vec" in name else {}
+    config = {"model": {"@architectures": name, **settings, key: value}}
+    with pytest.raises(ConfigValidationError) as caught:
+        registry.resolve(config)
+    assert f"model -> {key}" in str(caught.value) or f"{name} -> {key}" in str(caught.value)
+
+
+def test_reader_and_tokenizer_are_strict_as_well():
+    config = {"corpus": {"@readers": "spacy_mluke.MentionCorpus.v1", "path": None, "limit": "all"}}
+    with pytest.raises(ConfigValidationError, match="limit"):
+        registry.resolve(config)
+    with pytest.raises(ConfigValidationError, match="unexpected argument: 'rules'"):
+        registry.resolve(
+            {"t": {"@tokenizers": "spacy_mluke.MultilingualTokenizer.v1", "rules": None}}
+        )
+
+
+def test_labels_are_checked_before_training(typing_checkpoint):
+    nlp = blank()
+    nlp.add_pipe("mluke_entities", config={"checkpoint": str(typing_checkpoint), "device": "cpu"})
+    for wrong in ({"labels": "PER"}, {"labels": 3}, {"label": ["PER"]}):
+        nlp.config["initialize"]["components"]["mluke_entities"] = wrong
+        with pytest.raises(ConfigValidationError, match=next(iter(wrong))):
+            nlp.initialize()
+    nlp.config["initialize"]["components"]["mluke_entities"] = {"labels": ["A", "B"]}
+    nlp.initialize()
+    assert nlp.get_pipe("mluke_entities").labels == ("A", "B")
