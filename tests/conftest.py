@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
+
+# CI tests a commit, not its luck: the same examples each time. Elsewhere they are new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 # Matrices as small as these are slower on several threads.
 torch.set_num_threads(1)
