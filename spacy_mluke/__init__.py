@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from .components.extensions import install_extensions
     from .config import MLukeConfig
 
-__all__ = ["Checkpoint", "MLukeConfig", "__version__", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "MLukeConfig",
+    "__version__",
+    "install_extensions",
+    "load_checkpoint",
+    "save_checkpoint",
+]
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "MLukeConfig": "config",
+    "install_extensions": "components.extensions",
     "load_checkpoint": "checkpoint",
     "save_checkpoint": "checkpoint",
 }

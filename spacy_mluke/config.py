@@ -13,7 +13,9 @@ OWN_SECTION = "spacy_mluke"
 PieceLayout = Literal["fairseq", "sentencepiece", "tokenizer.json"]
 PieceConvention = Literal["context", "words", "markers"]
 
-PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification")
+# The values of `problem_type` in `transformers`.
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
+
 ACTIVATIONS = ("gelu", "relu", "gelu_new", "silu")
 
 # Model class in `transformers` -> name of the head that it puts on the encoder.
@@ -114,7 +116,7 @@ class MLukeConfig:
                     f"config: {name} must be true or false, not {getattr(self, name)!r}"
                 )
         for name, known in (
-            ("problem_type", PROBLEM_TYPES),
+            ("problem_type", (None, SINGLE_LABEL, MULTI_LABEL)),
             ("hidden_act", ACTIVATIONS),
             ("piece_layout", (None, *get_args(PieceLayout))),
             ("piece_convention", get_args(PieceConvention)),
@@ -142,9 +144,10 @@ class MLukeConfig:
         return self.max_position_embeddings - self.pad_token_id - 1 - 2
 
     @property
-    def exclusive(self) -> bool:
-        """Whether the classification head gives one label (softmax) or any number (sigmoid)."""
-        return self.problem_type != "multi_label_classification"
+    def exclusive(self) -> bool | None:
+        """Whether the classification head gives one label (softmax) or any number (sigmoid); None
+        if the checkpoint does not state it."""
+        return {SINGLE_LABEL: True, MULTI_LABEL: False}.get(self.problem_type or "")
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> MLukeConfig:

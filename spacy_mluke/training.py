@@ -20,7 +20,7 @@ from thinc.types import Floats1d
 from torch import Tensor, nn
 
 from .checkpoint import TABLE_SHARD, Checkpoint, load_checkpoint, peek_config, save_checkpoint
-from .config import MLukeConfig
+from .config import MULTI_LABEL, SINGLE_LABEL, MLukeConfig
 from .encoder import init_weights
 from .heads import MLuke, TypingHead
 from .kb.vocabulary import default_cache
@@ -177,7 +177,7 @@ class MLukeShim(Shim):
             architectures=(*pretraining, "LukeForEntityClassification"),
             labels=labels,
             piece_convention="context",
-            problem_type=None if exclusive else "multi_label_classification",
+            problem_type=SINGLE_LABEL if exclusive else MULTI_LABEL,
         )
         head = TypingHead(checkpoint.config)
         init_weights(head, checkpoint.config.initializer_range)
@@ -224,7 +224,7 @@ class MLukeShim(Shim):
             warnings.warn(
                 f"the GPU is out of memory with max_batch_positions = {self.budget}; trying {half} "
                 "from here on",
-                ResourceWarning,
+                UserWarning,
                 stacklevel=2,
             )
             torch.cuda.empty_cache()

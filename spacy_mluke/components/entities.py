@@ -145,7 +145,7 @@ class MLukeEntities(TrainablePipe):
     def _load(self) -> None:
         """Have the checkpoint. Not a document's fault if that fails, so outside error handling."""
         config = self.shim.checkpoint.config
-        if "typing" in config.heads and config.exclusive != self.cfg["exclusive"]:
+        if "typing" in config.heads and config.exclusive not in (None, self.cfg["exclusive"]):
             raise ValueError(
                 f"{self.name}: exclusive is {self.cfg['exclusive']}, but the typing head of "
                 f"{self.shim.source!r} was trained with {config.exclusive}"
@@ -256,7 +256,7 @@ class MLukeEntities(TrainablePipe):
         if len(set(labels)) != len(labels):
             raise ValueError(f"{self.name}: labels has duplicates: {labels}")
         config = self.shim.checkpoint.config
-        has_head = "typing" in config.heads and config.exclusive == self.cfg["exclusive"]
+        has_head = "typing" in config.heads and config.exclusive in (None, self.cfg["exclusive"])
         if not labels:
             if not has_head:
                 place = self.cfg["mentions_key"]

@@ -13,7 +13,8 @@ from spacy.tokens.span_group import SpanGroup
 
 
 def install_extensions() -> None:
-    """Set the span extensions, unless they are there."""
+    """Set the span extensions, unless they are there. The components do it; a program that only
+    reads saved documents must."""
     for name, getter in (("mluke_vector", get_vector), ("mluke_scores", get_scores)):
         if not Span.has_extension(name):
             Span.set_extension(name, getter=getter)

@@ -443,7 +443,7 @@ def test_out_of_gpu_memory_halves_the_budget_once(nlp, monkeypatch):
         return read(model, shim, batch, budget)
 
     monkeypatch.setattr(module, "_read_mentions", short_of_memory)
-    with pytest.warns(ResourceWarning, match="max_batch_positions = 2048; trying 1024"):
+    with pytest.warns(UserWarning, match="max_batch_positions = 2048; trying 1024"):
         doc = nlp(make_doc(nlp, *TRAIN[0]))
     assert vectors(doc).shape == (2, 32)
     nlp(make_doc(nlp, *TRAIN[0]))
@@ -459,7 +459,7 @@ def test_out_of_gpu_memory_twice_is_an_error_for_all(nlp, monkeypatch):
     monkeypatch.setattr(module, "_read_mentions", short_of_memory)
     nlp.set_error_handler(ignore_error)
     with (
-        pytest.warns(ResourceWarning, match="trying 1024"),
+        pytest.warns(UserWarning, match="trying 1024"),
         pytest.raises(torch.cuda.OutOfMemoryError, match="max_batch_positions = 1024; set it low"),
     ):
         list(nlp.pipe([make_doc(nlp, *item) for item in TRAIN]))
@@ -629,10 +629,15 @@ def test_gold_mentions_inside_tokens_are_counted(plain_checkpoint):
         nlp.initialize(lambda: examples)
 
 
-def test_exclusive_must_fit_the_head(typing_checkpoint):
-    nlp = make_nlp(typing_checkpoint, exclusive=False)
+def test_exclusive_must_fit_the_head(make_checkpoint, typing_checkpoint):
+    folder, _ = make_checkpoint(problem_type="single_label_classification")
+    nlp = make_nlp(folder, exclusive=False)
     with pytest.raises(ValueError, match=r"exclusive is False, but the typing head .* with True"):
         nlp(make_doc(nlp, *TRAIN[0]))
+    # One that does not say what it was trained for is taken at the user's word.
+    nlp = make_nlp(typing_checkpoint, exclusive=False)
+    scores = nlp(make_doc(nlp, *TRAIN[0])).ents[0]._.mluke_scores
+    assert sum(scores.values()) != pytest.approx(1, abs=1e-3)
 
 
 # -- saving pipelines --------------------------------------------------------------------------
