@@ -24,7 +24,12 @@ T = TypeVar("T")
 
 
 class PieceModel(Protocol):
-    """Text -> (ids in the checkpoint's numbering, character offsets)."""
+    """Text -> (ids in the checkpoint's numbering, character offsets).
+
+    word_start: id of the piece that only says that a word begins ("▁"), if there is one.
+    """
+
+    word_start: int | None
 
     def __call__(self, text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]: ...
 
@@ -65,13 +70,15 @@ class SentencePieceModel:
                         "become it; train the model with it among control_symbols"
                     )
             self.sizes = (size,)
+        start = self.processor.piece_to_id("▁")
+        self.word_start = None if start == unk else int(self.id_of[start])
         pieces = self.processor.id_to_piece(list(range(size)))
         encode = self.processor.encode
         # Chunks between spaces can be encoded on their own if no piece reaches across a space (as
         # a run of unknown characters would, were the space among them) and spaces are neither kept
         # nor missing at the start.
         self.chunks_are_independent = (
-            self.processor.piece_to_id("▁") != unk
+            self.word_start is not None
             and not any("▁" in piece[1:] or " " in piece for piece in pieces)
             and encode("a  b ") == encode("a") + encode("b")
             and encode(" a") == encode("a") != encode("ba")[-1:]
@@ -112,6 +119,7 @@ class TokenizersModel:
             if (i := self.tokenizer.token_to_id(name)) is not None:
                 ids.setdefault(name, i)
         self.special = {name: ids[name] for name in SPECIAL if name in ids}
+        self.word_start: int | None = self.tokenizer.token_to_id("▁")
         for name, i in self.special.items():
             if name != "<unk>" and i in self(f"{name} a{name}a")[0]:
                 raise ValueError(

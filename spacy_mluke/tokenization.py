@@ -47,7 +47,7 @@ class Pieces:
 
     ids (int64[n]): ids in the checkpoint's numbering.
     starts, ends (int64[n]): character offsets, end exclusive, both non-decreasing. White space
-        before a piece is not part of it: a lone word-start piece ("▁") stands, with no
+        before a word is not part of its piece: a lone word-start piece ("▁") stands, with no
         characters, where the word begins that it announces.
     """
 
@@ -103,7 +103,10 @@ class PieceTokenizer:
         self.special = backend.special
         missing = [name for name in ("<s>", "</s>", "<unk>", "<pad>") if name not in self.special]
         if missing:
-            raise ValueError(f"{folder}: the tokenizer has no {missing[0]} piece")
+            raise ValueError(
+                f"{folder}: the tokenizer has no {missing[0]} piece in the layout {layout!r}; "
+                "perhaps piece_layout is wrong"
+            )
         self.bos, self.eos = self.special["<s>"], self.special["</s>"]
         self.unk, self.pad = self.special["<unk>"], self.special["<pad>"]
 
@@ -185,11 +188,12 @@ class PieceTokenizer:
 
     def _encode_part(self, text: str, start: int, end: int | None) -> Pieces:
         """end: a boundary, or None for the end of the text."""
-        start -= start > 0 and text[start - 1] == " "
+        begin = start - (start > 0 and text[start - 1] == " ")
         if end is not None:
-            end -= start < end and text[end - 1] == " "
-        pieces = self.encode(text[start:end])
-        return Pieces(pieces.ids, pieces.starts + start, pieces.ends + start)
+            end -= begin < end and text[end - 1] == " "
+        pieces = self.encode(text[begin:end])
+        starts, ends = (np.maximum(at + begin, start) for at in (pieces.starts, pieces.ends))
+        return Pieces(pieces.ids, starts, ends)
 
     def encode_marked(
         self, text: str, spans: Sequence[tuple[int, int]], markers: Sequence[str | None]
@@ -239,25 +243,28 @@ class PieceTokenizer:
     def _encode_chunk(self, chunk: str) -> tuple[list[int], list[int], list[int]]:
         ids, offsets = self._backend(chunk)
         starts, ends = [], []
-        floor = 0
+        floor = word = 0
+        size = len(chunk)
         for start, end in offsets:
-            while start < end and self._is_blank(chunk[start]):
-                start += 1
-            if start == end:
-                # A word-start piece alone belongs to the word that follows.
-                while start < len(chunk) and self._is_blank(chunk[start]):
-                    start += 1
-                end = start
+            # The next character that is not blank; not looked for anew in one run of spaces.
+            word = max(word, start)
+            while word < size and self._is_blank(chunk[word]):
+                word += 1
+            # A word-start piece, or the space before a word, belongs to the word; more spaces,
+            # where they are pieces, are pieces like others.
+            if self._backend.word_start is not None or (word <= end and word < size):
+                start = word
             floor = max(floor, start)
             starts.append(floor)
             ends.append(max(floor, end))
         return list(ids), starts, ends
 
     def _is_blank(self, char: str) -> bool:
-        """White space, also what is only white space, or nothing, to the checkpoint."""
+        """Whether a character is no more than a space to the checkpoint."""
         blank = self._blank.get(char)
         if blank is None:
-            blank = self._blank[char] = char.isspace() or not self._backend(char)[0]
+            only = {self._backend.word_start}
+            blank = self._blank[char] = char == " " or only.issuperset(self._backend(char)[0])
         return blank
 
 

@@ -86,10 +86,10 @@ def _read_bin(path: Path) -> Iterator[tuple[str, Tensor]]:
             # The format of torch < 1.6 cannot be mapped.
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:
+        reason = f"{type(err).__name__}: {err}".splitlines()[0]
         raise ValueError(
-            f"{path} is damaged or holds more than weights ({type(err).__name__}: "
-            f"{str(err).splitlines()[0]}); it is only read as plain tensors. Convert it to "
-            f"{WEIGHTS} where it came from"
+            f"{path} is damaged or holds more than weights ({reason}); it is only read as plain "
+            f"tensors. Convert it to {WEIGHTS} where it came from"
         ) from None
     if not isinstance(data, Mapping):
         raise ValueError(f"{path} holds a {type(data).__name__}, not a state dict")
