@@ -29,7 +29,7 @@ MAP_ABOVE = 65_536
 
 # What the package ships; `checkpoint = "embedded"`.
 EMBEDDED = "embedded"
-_EMBEDDED_FOLDER = Path(__file__).parent / "assets" / EMBEDDED
+EMBEDDED_FOLDER = Path(__file__).parent / "assets" / EMBEDDED
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Checkpoint:
 
     @property
     def mask(self) -> int:
-        """Id of the [MASK] entity, looked up by name: it differs by family (mluke.md 1.4)."""
+        """Id of the [MASK] entity, looked up by name: the lite checkpoints renumber it."""
         return self.entities.special["[MASK]"]
 
 
@@ -76,7 +76,9 @@ def load_checkpoint(
     """
     name = str(source)
     if name == EMBEDDED:
-        folder = _EMBEDDED_FOLDER
+        folder = EMBEDDED_FOLDER
+        if revision is not None:
+            raise ValueError(f"the embedded checkpoint has no revisions, but {revision!r} is asked")
         if not folder.is_dir():
             raise FileNotFoundError(
                 "this installation of spacy-mluke lacks its embedded checkpoint"
@@ -173,7 +175,7 @@ def save_checkpoint(
 
 def peek_config(source: str) -> MLukeConfig | None:
     """The config of a checkpoint that is on this machine; None for one on the hub."""
-    folder = _EMBEDDED_FOLDER if source == EMBEDDED else Path(source)
+    folder = EMBEDDED_FOLDER if source == EMBEDDED else Path(source).expanduser()
     path = folder / CONFIG
     return MLukeConfig.from_file(path) if path.is_file() else None
 
@@ -208,7 +210,7 @@ def _settle(
 
 def _settle_attention(config: MLukeConfig, tensors: dict[str, Tensor], folder: Path) -> MLukeConfig:
     """Drop query matrices of entity-aware attention that are copies of `query`: the result is the
-    same and attention cheaper (mluke.md 1.5)."""
+    same and attention cheaper. The conversion of mLUKE wrote such copies."""
     extra = [key for key in tensors if ".w2e_query." in key or ".e2w_query." in key
              or ".e2e_query." in key]  # fmt: skip
     if not extra:

@@ -29,7 +29,7 @@ HEADS: dict[str, tuple[str, ...]] = {
 
 LABELLED = ("typing", "pair", "span")  # heads that need labels
 
-# How the text was cut into pieces when `transformers`' stock heads were trained (mluke.md 2.4).
+# How `transformers`' MLukeTokenizer and the reference's NER reader cut the text for stock heads.
 _CONVENTIONS: dict[str, PieceConvention] = {
     "LukeForEntityClassification": "markers",
     "LukeForEntityPairClassification": "markers",
@@ -72,9 +72,10 @@ class MLukeConfig:
     # Ours: kept under "spacy_mluke" in config.json.
     piece_layout: PieceLayout | None = None
     piece_convention: PieceConvention = "context"
-    max_mention_length: int = 30  # word pieces whose positions are averaged (mluke.md 1.3)
-    max_entity_length: int = 128  # entities in one window (mluke.md 3.2)
-    # The released mLUKE NER checkpoint was trained with every entity masked out (mluke.md 1.8).
+    max_mention_length: int = 30  # word pieces whose positions are averaged
+    max_entity_length: int = 128  # entities in one window, as in pretraining
+    # The released mLUKE NER checkpoint was trained with every entity masked out
+    # (github.com/studio-ousia/luke, pull request 172).
     hide_entities: bool = False
     # Everything in config.json that we do not read, so that saving loses nothing.
     other: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -139,7 +140,7 @@ class MLukeConfig:
     def max_pieces(self) -> int:
         """Word pieces that fit in a window besides `<s>` and `</s>`.
 
-        The word position table starts at `pad_token_id + 1` (mluke.md 1.2): 514 rows hold 512.
+        The word position table starts at `pad_token_id + 1`, as RoBERTa's does: 514 rows hold 512.
         """
         return self.max_position_embeddings - self.pad_token_id - 1 - 2
 

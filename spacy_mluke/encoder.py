@@ -128,7 +128,7 @@ class Pack:
 
 
 class WordEmbeddings(nn.Module):
-    """Word piece + position + token type 0 (mluke.md 1.2)."""
+    """Word piece + position + token type 0 (`LukeEmbeddings`)."""
 
     def __init__(self, config: MLukeConfig) -> None:
         super().__init__()
@@ -152,8 +152,8 @@ class EntityTable(nn.Module):
 
     The rows are either a parameter, or a tensor mapped from a file, which stays there: `forward`
     gathers what it needs, nothing is moved to another device, and no gradient reaches it.
-    No row is a padding row: a pack has no padding, so [MASK] trains whatever its id is
-    (mluke.md 1.4).
+    No row is a padding row: a pack has no padding, so [MASK] trains whatever its id is;
+    `transformers` never trains row 0, which is [MASK] in the lite checkpoints.
     """
 
     def __init__(self, rows: int, width: int) -> None:
@@ -186,7 +186,8 @@ class EntityTable(nn.Module):
 
 
 class EntityEmbeddings(nn.Module):
-    """Entity row, projected + mean position of the mention + token type 0 (mluke.md 1.3)."""
+    """Entity row, projected + mean position of the mention + token type 0
+    (`LukeEntityEmbeddings`)."""
 
     def __init__(self, config: MLukeConfig) -> None:
         super().__init__()
@@ -216,8 +217,8 @@ class EntityEmbeddings(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head attention inside each window.
 
-    Where the config asks for it, entity-aware (mluke.md 1.5): the query matrix depends on whether
-    the query and the key are a word piece or an entity; keys and values are shared.
+    Where the config asks for it, entity-aware (Yamada et al. 2020): the query matrix depends on
+    whether the query and the key are a word piece or an entity; keys and values are shared.
     """
 
     def __init__(self, config: MLukeConfig) -> None:

@@ -1,6 +1,6 @@
 """The heads, and the model that is an encoder with some of them.
 
-Parameter names are those of the `LukeFor...` classes of `transformers` (mluke.md 2.1).
+Parameter names are those of the `LukeFor...` classes of `transformers`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TypingHead(nn.Linear):
 class PairHead(nn.Linear):
     """Relation of two entities from their states (`LukeForEntityPairClassification`).
 
-    Without a bias, but for checkpoints whose config says `classifier_bias` (kbp37; mluke.md 2.1).
+    Without a bias, but for checkpoints whose config says `classifier_bias` (kbp37).
     """
 
     def __init__(self, config: MLukeConfig) -> None:

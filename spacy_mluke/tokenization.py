@@ -1,7 +1,7 @@
 """Word pieces with offsets, and their alignment to characters and tokens.
 
 The pieces are the checkpoint's own: a SentencePiece file, a `tokenizer.json`, or the byte-level BPE
-files of English LUKE. Three conventions exist of how a text is cut (mluke.md 2.4):
+files of English LUKE. Three conventions exist of how a text is cut:
 
 - context: the text as it stands, as in pretraining; what everything here uses by default
 - words: word by word, each on its own (the released NER heads)

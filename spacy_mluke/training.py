@@ -244,7 +244,8 @@ class MLukeShim(Shim):
     def finish_update(self, optimizer: Optimizer) -> None:
         """Step, with the settings of thinc's optimizer as they stand now, entirely in torch:
         thinc's own step would need CuPy for weights on a GPU. As there, gradients are clipped
-        tensor by tensor; unlike there, biases and norms do not decay (mluke.md 3.6)."""
+        tensor by tensor; unlike there, biases and norms do not decay, as in
+        mLUKE's own training."""
         parameters = [p for p in self.checkpoint.model.parameters() if p.requires_grad]
         with_gradient = [p for p in parameters if p.grad is not None]
         if not with_gradient:

@@ -42,7 +42,7 @@ TEXTS = [
 ]
 ENTITIES = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[MASK2]": 3, "en:Paris": 4, "fr:Paris": 4,
             "en:Tokyo": 5, "ja:東京": 5, "en:Marie Curie": 6}  # fmt: skip
-# As in the released lite checkpoints (mluke.md 1.4).
+# As in the released lite checkpoints.
 LITE_ENTITIES = {"[MASK]": 0, "[UNK]": 1, "[PAD]": 2, "[MASK2]": 3}
 LABELS = ("LOC", "MISC", "ORG", "PER")
 

@@ -143,7 +143,7 @@ def test_shards(make_checkpoint, vocab_size):
 
 
 def test_lite_vocabulary_trains_its_mask(make_checkpoint, vocab_size):
-    """[MASK] is id 0 there; `transformers` drops its gradient (mluke.md 1.4)."""
+    """[MASK] is id 0 there; `transformers` drops its gradient."""
     folder, theirs = make_checkpoint("LukeModel", entities=LITE_ENTITIES)
     checkpoint = load_checkpoint(folder)
     assert checkpoint.mask == 0
@@ -435,12 +435,14 @@ def test_files_that_do_not_fit_together(folder, vocab_size):
 
 
 def test_embedded_checkpoint(plain_checkpoint, monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "_EMBEDDED_FOLDER", plain_checkpoint)
+    monkeypatch.setattr(checkpoints, "EMBEDDED_FOLDER", plain_checkpoint)
     assert load_checkpoint("embedded").source == "embedded"
     config = peek_config("embedded")
     assert config is not None
     assert config.hidden_size == 32
-    monkeypatch.setattr(checkpoints, "_EMBEDDED_FOLDER", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="has no revisions, but 'main' is asked"):
+        load_checkpoint("embedded", revision="main")
+    monkeypatch.setattr(checkpoints, "EMBEDDED_FOLDER", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="lacks its embedded checkpoint"):
         load_checkpoint("embedded")
     assert peek_config("studio-ousia/mluke-base") is None

@@ -6,7 +6,7 @@ import pytest
 
 from spacy_mluke.config import MLukeConfig
 
-# As in studio-ousia/mluke-base (mluke.md 1.8).
+# As in studio-ousia/mluke-base.
 MLUKE_BASE = {
     "architectures": ["LukeForMaskedLM"],
     "attention_probs_dropout_prob": 0.1,
@@ -173,7 +173,7 @@ def test_labels_that_transformers_does_not_write(tmp_path):
     ],
 )
 def test_heads_and_conventions(architecture, heads, convention):
-    """The stock heads were trained on text cut in their own ways (mluke.md 2.4)."""
+    """The stock heads were trained on text cut in their own ways."""
     data = {"model_type": "luke", "architectures": [architecture]}
     config = MLukeConfig.from_dict(data)
     assert config.heads == heads

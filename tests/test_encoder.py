@@ -135,7 +135,7 @@ def test_gradients_equal_luke_model(make_checkpoint, vocab_size, variant):
             continue
         grad = their_parameters[name].grad
         if name == "entity_embeddings.entity_embeddings.weight":
-            # Theirs drops the gradient of row 0 whatever stands there (mluke.md 1.4).
+            # Theirs drops the gradient of row 0 whatever stands there.
             assert not grad[0].any()
             assert parameter.grad[0].any()
             close(parameter.grad[1:], grad[1:], 1e-4)
@@ -180,7 +180,7 @@ def test_entity_aware_attention_with_copied_queries_is_plain(make_checkpoint, vo
 
 @pytest.mark.parametrize("entity_aware", [False, True])
 def test_hidden_entities_equal_a_zero_entity_mask(make_checkpoint, vocab_size, entity_aware):
-    """The released mLUKE NER checkpoint was trained with all entities masked (mluke.md 1.8)."""
+    """The released mLUKE NER checkpoint was trained with all entities masked."""
     folder, theirs = make_checkpoint("LukeModel", use_entity_aware_attention=entity_aware)
     theirs = theirs.to(DEVICE)
     windows = random_windows(vocab_size)
@@ -214,7 +214,7 @@ def test_a_window_does_not_depend_on_its_neighbours(make_checkpoint, vocab_size,
 
 @pytest.mark.parametrize("length", [1, 2, 30])
 def test_mentions_of_many_lengths(make_checkpoint, vocab_size, length):
-    """Raw indices without RoBERTa's offset, averaged over the mention (mluke.md 1.3)."""
+    """Raw indices without RoBERTa's offset, averaged over the mention."""
     folder, theirs = make_checkpoint("LukeModel")
     theirs = theirs.to(DEVICE)
     ids = np.concatenate([[0], np.arange(4, 44), [2]])

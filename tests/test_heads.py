@@ -41,7 +41,7 @@ def test_pair_head_equals_entity_pair_classification(make_checkpoint, vocab_size
 
 
 def test_pair_head_with_a_bias(make_checkpoint):
-    """As in the released kbp37 checkpoint; stock `transformers` drops it (mluke.md 2.1)."""
+    """As in the released kbp37 checkpoint; stock `transformers` drops it."""
     import json
 
     from safetensors.torch import load_file, save_file

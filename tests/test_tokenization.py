@@ -300,7 +300,7 @@ def test_published_entity_input_of_two_texts(xlmr, xlmr_lines):
 
 
 def test_entity_inputs_of_mluke_md(xlmr):
-    """mluke.md 2.3, on the true vocabulary."""
+    """The formats of `MLukeTokenizer`'s tasks, on the true vocabulary."""
     one = [41505, 191, 11676]  # ▁Bey on cé
     two = [3731, 31754]  # ▁Los ▁Angeles
     lives_in, tail = [60742, 23], [6, 5]  # ▁ .
@@ -330,7 +330,7 @@ def test_entity_inputs_of_mluke_md(xlmr):
 
 
 def test_scripts_without_spaces_in_context(xlmr):
-    """mluke.md 2.4.1: no word start but the first."""
+    """No word start but the first."""
     pieces = xlmr.encode(TOKYO)
     assert pieces_list(pieces) == [
         (6, 0, 0),  # ▁

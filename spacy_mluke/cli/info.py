@@ -107,10 +107,10 @@ def describe_checkpoint(source: str) -> dict[str, Any]:
     import spacy
     from spacy.tokens import Doc, Span
 
-    from ..checkpoint import _EMBEDDED_FOLDER
+    from ..checkpoint import EMBEDDED_FOLDER
     from ..hub import resolve_source
 
-    folder = _EMBEDDED_FOLDER if source == EMBEDDED else resolve_source(source)
+    folder = EMBEDDED_FOLDER if source == EMBEDDED else resolve_source(source)
     nlp = spacy.blank("xx")
     memory = {"before_loading": resident_memory()}
     component = add_component(nlp, source)

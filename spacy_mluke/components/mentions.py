@@ -63,7 +63,7 @@ def marked_reading(
     doc: Doc, bound: tuple[int, int], tokenizer: PieceTokenizer, max_pieces: int
 ) -> Reading:
     """One mention between `<ent>` pieces with as much text around it as fits: how the typing heads
-    were trained that `transformers` saved (mluke.md 2.3)."""
+    were trained that `transformers` saved (its `MLukeTokenizer`, "entity_classification")."""
     text = doc.text
     span = doc[bound[0] : bound[1]]
     start, end = span.start_char, span.end_char

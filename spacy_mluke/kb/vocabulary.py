@@ -217,7 +217,7 @@ class EntityVocabulary:
 def default_cache() -> Path:
     """Where converted vocabularies are kept: `SPACY_MLUKE_CACHE`, else in Hugging Face's home.
 
-    Everything there can be deleted at any time: it is built again when it is needed.
+    Vocabularies there can be deleted at any time: they are built again when they are needed.
     """
     if own := os.environ.get("SPACY_MLUKE_CACHE"):
         return Path(own).expanduser()
