@@ -189,8 +189,11 @@ class MLukeShim(Shim):
 
     @contextlib.contextmanager
     def running(self, is_train: bool, dropout: float = 0.0) -> Iterator[MLuke]:
-        """Yield the model, ready to train with this dropout or to predict; then leave it as it was,
-        in evaluation mode."""
+        """Yield the model, ready to train with this dropout or to predict.
+
+        After training it stays in training mode until it predicts: gradient checkpointing runs
+        layers again in the backward pass, with the same dropout.
+        """
         global _process
         if _process != os.getpid():
             # A worker that nlp.pipe(n_process=…) forked: the threads of the parent's OpenMP pool
@@ -199,6 +202,8 @@ class MLukeShim(Shim):
             _process = os.getpid()
         model = self.checkpoint.model
         if not is_train:
+            if model.training:
+                model.eval()
             with torch.inference_mode(), self.autocast():
                 yield model
             return
@@ -208,11 +213,8 @@ class MLukeShim(Shim):
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
-        try:
-            with self.autocast():
-                yield model
-        finally:
-            model.eval()
+        with self.autocast():
+            yield model
 
     def within_memory(self, run: Callable[[int], Result]) -> Result:
         """Call `run` with the budget of positions; if the GPU's memory does not hold it, once more

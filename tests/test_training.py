@@ -7,6 +7,8 @@ from thinc.api import SGD, Adam, Optimizer, decaying
 
 from spacy_mluke.training import MLukeShim, resolve_device, resolve_dtype
 
+from .components.test_entities import make_examples, make_nlp
+
 CPU = torch.device("cpu")
 
 
@@ -117,9 +119,27 @@ def test_dropout_is_on_in_training_only(shim):
         torch.testing.assert_close(model(pack)[1].detach(), quiet)
     with shim.running(is_train=True, dropout=0.5) as model:
         assert (model(pack)[1].detach() - quiet).abs().max() > 0.1
-    assert not shim.checkpoint.model.training
     with shim.running(is_train=False) as model:
         torch.testing.assert_close(model(pack)[1].clone(), quiet)
+        assert not model.training
+
+
+def test_gradient_checkpointing_keeps_dropout(plain_checkpoint):
+    """The layers run again in the backward pass, after the forward pass is long over."""
+    nlp = make_nlp(plain_checkpoint)
+    examples = make_examples(nlp)
+    nlp.initialize(lambda: examples)
+    component = nlp.get_pipe("mluke_entities")
+    model = component.shim.checkpoint.model
+    grads = []
+    for on in (False, True):
+        model.luke.gradient_checkpointing = on
+        torch.manual_seed(0)
+        component.update(examples, drop=0.3)
+        grads.append(model.luke.encoder.layer[0].attention.self.query.weight.grad.clone())
+        model.zero_grad()
+    assert grads[0].abs().max() > 0
+    torch.testing.assert_close(grads[0], grads[1])
 
 
 def test_bfloat16_is_near_float32(typing_checkpoint):
