@@ -10,8 +10,8 @@ from wasabi import msg
 from spacy_mluke import save_checkpoint
 from spacy_mluke.components.entities import MLukeEntities
 
-LANGUAGES = ["ar", "bn", "de", "el", "en", "es", "fi", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl",
-             "pt", "ru", "sv", "sw", "te", "th", "tr", "vi", "zh"]  # fmt: skip
+LANGUAGES = ["ar", "bn", "de", "el", "en", "es", "fi", "fr", "hi", "id", "it", "ja",
+             "ko", "nl", "pl", "pt", "ru", "sv", "sw", "te", "th", "tr", "vi", "zh"]  # fmt: skip
 
 
 def main(pipeline: Path, output: Path) -> None:
