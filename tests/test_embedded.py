@@ -1,0 +1,79 @@
+"""The checkpoint that ships with the package."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spacy
+import torch
+import transformers
+
+from spacy_mluke import load_checkpoint
+
+from .components.test_entities import MULTILINGUAL
+
+FOLDER = Path(str(files("spacy_mluke") / "assets" / "embedded"))
+EXAMPLES = Path(str(files("spacy_mluke") / "assets" / "examples.jsonl"))
+LABELS = ("LOC", "MISC", "ORG", "PER")
+
+
+def test_it_is_small_and_complete():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 15_000_000
+    checkpoint = load_checkpoint("embedded")
+    assert checkpoint.config.labels == LABELS
+    assert checkpoint.config.piece_layout == "fairseq"
+    assert checkpoint.pieces.special["<ent2>"] == checkpoint.config.vocab_size - 1
+    assert "## Scores" in (FOLDER / "README.md").read_text("utf8")
+
+
+def test_it_types_the_examples_in_all_languages(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    nlp = spacy.blank("xx", config={"nlp": {"tokenizer": MULTILINGUAL}})
+    nlp.add_pipe("mluke_entities")
+    assert nlp.get_pipe("mluke_entities").labels == LABELS
+    records = [json.loads(line) for line in EXAMPLES.read_text("utf8").splitlines()]
+    docs = []
+    for record in records:
+        doc = nlp.make_doc(record["text"])
+        doc.ents = [doc.char_span(start, end, label="X") for start, end in record["ents"]]
+        docs.append(doc)
+    typed: dict[str, set[str]] = {}
+    for doc in nlp.pipe(docs):
+        for ent in doc.ents:
+            assert ent.label_ in LABELS
+            assert np.isfinite(ent._.mluke_vector).all()
+            typed.setdefault(ent.text, set()).add(ent.label_)
+    # What any model that has learned something gets right.
+    assert typed["Marie Curie"] == {"PER"}
+    assert typed["Gabriel García Márquez"] == {"PER"}
+    assert typed["東京"] == {"LOC"}
+    assert typed["United Nations"] == {"ORG"}
+
+
+@pytest.mark.parametrize("text", ["Marie Curie was born in Warsaw.", "東京は日本の首都です。"])
+def test_transformers_reads_it_too(text):
+    checkpoint = load_checkpoint("embedded")
+    tokenizer = transformers.XLMRobertaTokenizer(str(FOLDER / "sentencepiece.bpe.model"))
+    pieces = checkpoint.pieces.encode(text)
+    assert tokenizer(text)["input_ids"] == [0, *pieces.ids, 2]
+    model = transformers.LukeForEntityClassification.from_pretrained(
+        FOLDER, torch_dtype=torch.float32
+    ).eval()
+    positions = torch.full((1, 1, 30), -1)
+    positions[0, 0, :2] = torch.tensor([1, 2])
+    with torch.no_grad():
+        expected = model(
+            input_ids=torch.tensor([[0, *pieces.ids, 2]]),
+            entity_ids=torch.tensor([[checkpoint.mask]]),
+            entity_position_ids=positions,
+            entity_attention_mask=torch.ones(1, 1, dtype=torch.long),
+        ).logits
+        from spacy_mluke.encoder import Pack
+
+        pack = Pack.from_windows(
+            [np.array([0, *pieces.ids, 2])], [np.array([checkpoint.mask])], [[np.array([1, 2])]]
+        )
+        logits = checkpoint.model.classifier(checkpoint.model(pack)[1])
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
