@@ -389,11 +389,12 @@ class MLukeEncoder(nn.Module):
                 x = layer(x, pack)
         return x[: len(pack.pieces)], x[len(pack.pieces) :]
 
-    def set_dropout(self, rate: float) -> None:
-        """Set the rate of every dropout in the encoder."""
-        for module in self.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = rate
+
+def set_dropout(module: nn.Module, rate: float) -> None:
+    """Set the rate of every dropout in a module."""
+    for child in module.modules():
+        if isinstance(child, nn.Dropout):
+            child.p = rate
 
 
 def init_weights(module: nn.Module, std: float, generator: torch.Generator | None = None) -> None:

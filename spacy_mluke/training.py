@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .checkpoint import TABLE_SHARD, Checkpoint, load_checkpoint, peek_config, save_checkpoint
 from .config import MULTI_LABEL, SINGLE_LABEL, MLukeConfig
-from .encoder import init_weights
+from .encoder import init_weights, set_dropout
 from .heads import MLuke, TypingHead
 from .kb.vocabulary import default_cache
 
@@ -210,9 +210,7 @@ class MLukeShim(Shim):
         model.train()
         if self.freeze == "encoder":
             model.luke.eval()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+        set_dropout(model, dropout)
         with self.autocast():
             yield model
 
