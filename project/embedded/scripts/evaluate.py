@@ -34,8 +34,8 @@ works offline at once, and is small. It is no pretrained mLUKE.
   domain), Who's On First (attribution), Natural Earth (public domain), GeoNames (CC BY). Word
   pieces: those, Common Voice and Tatoeba sentences (CC0), indian-parallel-corpora (CC BY-SA 3.0),
   VOA and New Testament (sw), Wikipedia (de, ko, vi; CC BY-SA).
-- **Licence**: the weights are part of the package (MIT). What they were computed from is listed above
-  with its licence.
+- **Licence**: the weights are part of the package (MIT). What they were computed from is listed
+  above with its licence.
 - **Limits**: ar el es it nl pl ru sw te vi had no sentences to learn from, only names, and it
   shows below. MISC is rare in the training data of most languages. Vectors were trained to tell
   four types apart: mentions of one type are near each other, the same entity in two languages
