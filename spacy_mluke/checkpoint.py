@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import HEADS, MLukeConfig
+from .config import EMBEDDED, HEADS, MLukeConfig
 from .encoder import MLukeEncoder
 from .heads import MLuke, init_model
 from .kb.vocabulary import EntityVocabulary, open_vocabulary
 from .tokenization import PieceTokenizer
 from .weights import TABLE, Weights, read_weights, write_text, write_weights
-from .weights import TABLE_SHARD as TABLE_SHARD  # for training.py
 
 CONFIG = "config.json"
 VOCABULARY = "entity_vocab"
@@ -27,8 +26,6 @@ VOCABULARY_FILES = ("entity_vocab.json", "entity_vocab.tsv", "entity_vocab.jsonl
 # A table with more rows than this is left in its file (256 columns of float32: 64 MiB).
 MAP_ABOVE = 65_536
 
-# What the package ships; `checkpoint = "embedded"`.
-EMBEDDED = "embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "assets" / EMBEDDED
 
 

@@ -7,8 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-# The key of config.json under which we keep what `transformers` has no word for.
+# What the package ships; `checkpoint = "embedded"`.
+EMBEDDED = "embedded"
+
+# The key of config.json under which we keep what `transformers` has no word for, and its keys.
 OWN_SECTION = "spacy_mluke"
+_OWN = ("piece_layout", "piece_convention", "max_mention_length", "max_entity_length",
+        "hide_entities")  # fmt: skip
 
 PieceLayout = Literal["fairseq", "sentencepiece", "tokenizer.json"]
 PieceConvention = Literal["context", "words", "markers"]
@@ -166,12 +171,10 @@ class MLukeConfig:
                 "Is this the folder of another model?"
             )
         own = dict(data.pop(OWN_SECTION, {}))
-        own_names = {"piece_layout", "piece_convention", "max_mention_length", "max_entity_length",
-                     "hide_entities"}  # fmt: skip
-        if unknown := set(own) - own_names - {"format"}:
+        if unknown := set(own) - {*_OWN, "format"}:
             raise ValueError(
                 f"config: unknown key {sorted(unknown)[0]!r} in {OWN_SECTION!r}; "
-                f"known are {', '.join(sorted(own_names))}"
+                f"known are {', '.join(sorted(_OWN))}"
             )
         own.pop("format", None)
         architectures = tuple(data.pop("architectures", None) or ("LukeModel",))
@@ -189,7 +192,7 @@ class MLukeConfig:
         if sorted(by_id) != list(range(len(by_id))):
             raise ValueError(f"config: id2label must number from 0 on, not {sorted(by_id)}")
         labels = tuple(by_id[i] for i in range(len(by_id)))
-        known = {f.name for f in fields(cls)} - own_names - {"other", "labels", "architectures"}
+        known = {f.name for f in fields(cls)} - {*_OWN, "other", "labels", "architectures"}
         values = {key: data.pop(key) for key in list(data) if key in known}
         if values.get("problem_type", "") is None:
             del values["problem_type"]
@@ -199,9 +202,7 @@ class MLukeConfig:
         """The content of a `config.json` that `transformers` and `from_dict` read."""
         data = asdict(self)
         other = data.pop("other")
-        own_names = ("piece_layout", "piece_convention", "max_mention_length",
-                     "max_entity_length", "hide_entities")  # fmt: skip
-        own = {name: data.pop(name) for name in own_names}
+        own = {name: data.pop(name) for name in _OWN}
         labels = data.pop("labels")
         data["architectures"] = list(self.architectures)
         if data["problem_type"] is None:

@@ -169,8 +169,13 @@ class EntityTable(nn.Module):
                 f"entity table: expected shape {self.shape}, found {tuple(rows.shape)}"
             )
         self.weight = None
-        # In a tuple, so that Module.to() and state_dict() leave it alone.
+        # No parameter and no buffer, so Module.to() and state_dict() leave it alone.
         self.mapped = rows
+
+    def keep(self, ids: Sequence[int]) -> None:
+        """Drop all rows but these, which become a parameter, numbered in this order."""
+        rows = self.rows.detach()[list(ids)].to(torch.float32, copy=True)
+        self.weight, self.mapped, self.shape = nn.Parameter(rows), None, (len(ids), self.shape[1])
 
     @property
     def rows(self) -> Tensor:

@@ -18,19 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from .piece_models import FILES as TOKENIZER_FILES
+
 # Nothing that could be executed is ever fetched.
-_SMALL_FILES = (
-    "config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "sentencepiece.bpe.model",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "entity_vocab.json",
-    "entity_vocab.tsv",
-)
+_SMALL_FILES = ("config.json", *TOKENIZER_FILES, "entity_vocab.json", "entity_vocab.tsv")
 _SAFETENSORS, _INDEX, _TORCH = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -99,7 +90,7 @@ def download(name: str, revision: str | None = None) -> Path:
     snapshot = _cache_folder(name) / "snapshots" / str(info.sha)
     missing = [file for file in wanted if not (snapshot / file).is_file()]
     if missing:
-        total = _readable(sum(sizes[file] for file in missing))
+        total = readable_size(sum(sizes[file] for file in missing))
         _say(
             f"Downloading {name}",
             f"{len(missing)} files, {total}, from {constants.ENDPOINT} to {_cache_folder(name)}",
@@ -277,7 +268,8 @@ def _command(name: str, revision: str | None) -> str:
     )
 
 
-def _readable(size: int) -> str:
+def readable_size(size: int) -> str:
+    """A number of bytes for people."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

@@ -19,11 +19,12 @@ from thinc.shims import Shim
 from thinc.types import Floats1d
 from torch import Tensor, nn
 
-from .checkpoint import TABLE_SHARD, Checkpoint, load_checkpoint, peek_config, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, peek_config, save_checkpoint
 from .config import MULTI_LABEL, SINGLE_LABEL, MLukeConfig
 from .encoder import init_weights, set_dropout
 from .heads import MLuke, TypingHead
 from .kb.vocabulary import default_cache
+from .weights import TABLE_SHARD
 
 _process = os.getpid()
 
@@ -84,7 +85,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 class MLukeShim(Shim):
     """A checkpoint as a part of a thinc Model.
 
-    It is made without one: `load` or `from_bytes` bring it, when it is first needed.
+    It is made without one, and loads it when `checkpoint` is first asked for, unless
+    `set_checkpoint`, `from_folder` or `from_bytes` bring one before.
 
     source, revision: as for `load_checkpoint`.
     device, dtype: as for `resolve_device` and `resolve_dtype`.

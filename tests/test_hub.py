@@ -563,7 +563,12 @@ def test_a_full_disk_is_not_taken_for_a_connection(
 
 def test_sizes() -> None:
     sizes = [0, 999, 1_000, 2_900_000_000]
-    assert [hub._readable(size) for size in sizes] == ["0 bytes", "999 bytes", "1.0 kB", "2.9 GB"]
+    assert [hub.readable_size(size) for size in sizes] == [
+        "0 bytes",
+        "999 bytes",
+        "1.0 kB",
+        "2.9 GB",
+    ]
 
 
 def test_import_is_cheap() -> None:

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config import EMBEDDED
 from .messages import explain, user_errors
-from .pipeline import EMBEDDED, add_component
+from .pipeline import add_component
 
 Opt = typer.Option
 checkpoint_help = "Folder or hub name; else the embedded one"
@@ -185,9 +186,6 @@ def _shown(key: str, value: Any) -> str:
 
 def readable_size(size: int | None) -> str:
     """A number of bytes for people."""
-    if size is None:
-        return "unknown"
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
+    from .. import hub
+
+    return "unknown" if size is None else hub.readable_size(size)

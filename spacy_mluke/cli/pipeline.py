@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from ..config import EMBEDDED
 from .messages import say
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from ..components.entities import MLukeEntities
 
 FACTORY = "mluke_entities"
-EMBEDDED = "embedded"
 TOKENIZER = {"nlp": {"tokenizer": {"@tokenizers": "spacy_mluke.MultilingualTokenizer.v1"}}}
 
 

@@ -22,7 +22,7 @@ from thinc.api import Optimizer, set_dropout_rate
 from ..training import Freeze, MLukeShim
 from .extensions import install_extensions, set_span_hooks
 from .mentions import Floats, MentionBatch, MentionStates, build_mention_model
-from .scorers import gold_mentions, mentions
+from .scorers import Bounds, gold_mentions, least_score, mentions
 
 PRECEDENCE = ("typing", "given")
 
@@ -205,17 +205,15 @@ class MLukeEntities(TrainablePipe):
 
     def _choose(self, spans: Sequence[Span], probabilities: Floats) -> list[str]:
         """The label of each mention, by label_precedence."""
-        threshold = self.cfg["threshold"]
-        if threshold is None:
-            threshold = 0.0 if self.cfg["exclusive"] else 0.5
+        least = least_score(self.cfg["threshold"], self.cfg["exclusive"])
         labels = self.labels
+        # Without a label a span would drop out of doc.ents, so the given one always stays.
+        order = [*self.cfg["label_precedence"], "given"]
         chosen = []
         for span, row in zip(spans, probabilities, strict=True):
             found = {"given": span.label_, "typing": ""}
-            if labels and row.max() >= threshold:
+            if labels and row.max() >= least:
                 found["typing"] = labels[int(row.argmax())]
-            # Without a label a span would drop out of doc.ents, so the given one always stays.
-            order = [*self.cfg["label_precedence"], "given"]
             chosen.append(next((found[source] for source in order if found[source]), ""))
         return chosen
 
@@ -282,12 +280,12 @@ class MLukeEntities(TrainablePipe):
         losses.setdefault(self.name, 0.0)
         examples = list(examples)
         validate_examples(examples, "MLukeEntities.update")
-        bounds = [list(gold_mentions(eg, self.cfg["mentions_key"])) for eg in examples]
-        if any(bounds):
+        gold = self._gold(examples)
+        if any(gold):
             set_dropout_rate(self.model, drop)
-            batch = MentionBatch([eg.predicted for eg in examples], bounds)
+            batch = MentionBatch([eg.predicted for eg in examples], [list(g) for g in gold])
             states, backprop = self.model.begin_update(batch)
-            loss, d_logits = self.get_loss(examples, states)
+            loss, d_logits = self._get_loss(examples, gold, states)
             backprop(MentionStates(states.vectors, d_logits))
             losses[self.name] += loss
         if sgd:
@@ -300,11 +298,23 @@ class MLukeEntities(TrainablePipe):
 
         RETURNS: the loss, and its gradient with respect to the logits, float32[M, L].
         """
+        examples = list(examples)
+        return self._get_loss(examples, self._gold(examples), scores)
+
+    def _gold(self, examples: Iterable[Example]) -> list[dict[Bounds, set[str]]]:
+        return [gold_mentions(example, self.cfg["mentions_key"]) for example in examples]
+
+    def _get_loss(
+        self,
+        examples: Sequence[Example],
+        gold: Sequence[dict[Bounds, set[str]]],
+        scores: MentionStates,
+    ) -> tuple[float, Floats]:
         columns = {label: i for i, label in enumerate(self.labels)}
         truths = np.zeros_like(scores.logits)
         row = 0
-        for example in examples:
-            for labels in gold_mentions(example, self.cfg["mentions_key"]).values():
+        for example, labels_of in zip(examples, gold, strict=True):
+            for labels in labels_of.values():
                 if unknown := labels - columns.keys():
                     raise ValueError(
                         f"{self.name}: gold label {sorted(unknown)[0]!r} is not among the labels "

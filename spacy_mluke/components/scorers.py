@@ -75,6 +75,14 @@ def gold_mentions(example: Example, mentions_key: str | None) -> dict[Bounds, se
     return {bounds: labels for bounds, labels in gold.items() if labels}
 
 
+def least_score(threshold: float | None, exclusive: bool) -> float:
+    """The least score for a label, where `threshold` leaves it open: something must be chosen if
+    exclusive."""
+    if threshold is not None:
+        return threshold
+    return 0.0 if exclusive else 0.5
+
+
 def _predicted_labels(
     doc: Doc, mentions_key: str | None, spans_key: str, exclusive: bool, threshold: float | None
 ) -> dict[Bounds, set[str]]:
@@ -85,7 +93,7 @@ def _predicted_labels(
         return {}
     if exclusive:
         return {(span.start, span.end): {span.label_} for span in group}
-    labels, least = group.attrs["labels"], 0.5 if threshold is None else threshold
+    labels, least = group.attrs["labels"], least_score(threshold, exclusive)
     return {
         (int(start), int(end)): {labels[i] for i in (row >= least).nonzero()[0]}
         for (start, end), row in zip(group.attrs["bounds"], group.attrs["scores"], strict=True)

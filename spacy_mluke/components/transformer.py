@@ -180,9 +180,7 @@ def words_only(checkpoint: Checkpoint) -> Checkpoint:
         entity_vocab_size=len(ids),
     )
     encoder = checkpoint.encoder
-    table = encoder.entity_table
-    rows = table.rows.detach()[list(ids.values())].to(torch.float32, copy=True)
-    table.weight, table.mapped, table.shape = nn.Parameter(rows), None, (len(ids), rows.shape[1])
+    encoder.entity_table.keep(list(ids.values()))
     encoder.config = config
     with torch.device("meta"):
         model = MLuke(config)
