@@ -21,7 +21,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spacy_mluke.kb import vocabulary_store as store
-from spacy_mluke.kb.vocabulary_sources import SPECIAL_TOKENS, read_pairs
+from . import vocabulary_store as store
+from .folders import Array, Blob, map_bytes, scratch_beside, scratch_folder
+from .vocabulary_sources import SPECIAL_TOKENS, read_pairs
 
 __all__ = [
     "SPECIAL_TOKENS",
@@ -38,6 +38,7 @@ __all__ = [
     "build_vocabulary",
     "default_cache",
     "open_vocabulary",
+    "split_key",
 ]
 
 IN_MEMORY = 1_000_000  # a file of fewer bytes is not worth a place in the disk cache
@@ -57,8 +58,8 @@ class EntityVocabulary:
 
     def __init__(
         self,
-        arrays: dict[str, store.Array],
-        blob: store.Blob,
+        arrays: dict[str, Array],
+        blob: Blob,
         meta: dict[str, Any],
         folder: Path | None = None,
     ) -> None:
@@ -156,20 +157,14 @@ class EntityVocabulary:
         return [key for key, _ in self._slice(int(self._starts[at]), int(self._starts[at + 1]))]
 
     def title(self, entity_id: int, language: str = "en") -> str | None:
-        """The title in a language; lacking that the English one, else that of the first key.
-
-        Titles contain colons, so only what stands before the first one is a prefix, and only if it
-        looks like a language code: a special entity, a bare title or a Wikidata id is returned
-        whole. None if no key has this id.
-        """
+        """The title in a language; lacking that the English one, else that of the first key, as
+        `split_key` has it. None if no key has this id."""
         keys = self.keys(entity_id)
         for prefix in (f"{language}:", "en:"):
             for key in keys:
                 if key.startswith(prefix):
                     return key[len(prefix) :]
-        if not keys:
-            return None
-        return keys[0].split(":", 1)[1] if _LANGUAGE.match(keys[0]) else keys[0]
+        return split_key(keys[0])[1] if keys else None
 
     def items(self) -> Iterator[tuple[str, int]]:
         """All (key, id), by id and within one id in the order of the source. Streams."""
@@ -187,18 +182,14 @@ class EntityVocabulary:
 
         Raises FileExistsError where `folder` is something other than a vocabulary.
         """
-        scratch = store.scratch_beside(Path(folder))
-        scratch.mkdir(parents=True)
-        try:
+        with scratch_folder(Path(folder)) as scratch:
             (scratch / "keys.utf8").write_bytes(self._blob)
             store.write(scratch, self._arrays, self.meta)
             store.put_in_place(scratch, Path(folder))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
     def to_json(self, path: str | Path) -> None:
         """Write Hugging Face's `entity_vocab.json`: key -> id, in the order of `items`."""
-        scratch = store.scratch_beside(Path(path))
+        scratch = scratch_beside(Path(path))
         scratch.parent.mkdir(parents=True, exist_ok=True)
         try:
             with scratch.open("w", encoding="utf8", newline="\n") as file:
@@ -212,6 +203,16 @@ class EntityVocabulary:
             os.replace(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def split_key(key: str) -> tuple[str | None, str]:
+    """ "ja:東京都" -> ("ja", "東京都"). A bare title, a Wikidata id or a special entity has no
+    language. Titles contain colons, so only what stands before the first one is a prefix, and only
+    if it looks like a language code."""
+    if _LANGUAGE.match(key):
+        language, title = key.split(":", 1)
+        return language, title
+    return None, key
 
 
 def default_cache() -> Path:
@@ -279,17 +280,13 @@ def build_vocabulary(source: str | Path, target: str | Path, *, progress: bool =
     if not source.is_file():
         raise FileNotFoundError(f"There is no entity vocabulary at {source}: no such file.")
     digest = hashlib.sha256()
-    scratch = store.scratch_beside(target)
-    scratch.mkdir(parents=True)
-    try:
+    with scratch_folder(target) as scratch:
         with (scratch / "keys.utf8").open("wb") as file:
             columns = store.collect(read_pairs(source, digest, progress), file, str(source))
-        blob = store.map_bytes(scratch / "keys.utf8")
+        blob = map_bytes(scratch / "keys.utf8")
         arrays = store.index(columns, blob, str(source))
         store.write(scratch, arrays, store.describe(arrays, blob, _origin(source, digest)))
         store.put_in_place(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _in_memory(

@@ -16,28 +16,21 @@ bytes, on every platform.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
-import mmap
-import os
-import secrets
-import shutil
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+
+from . import folders
+from .folders import Array, Blob
 
 FORMAT = "spacy_mluke.entity_vocabulary"
 VERSION = 1
 MAX_ID = 2**31 - 2
-
-Array = npt.NDArray[Any]
-Blob = bytes | mmap.mmap
 
 # little-endian whatever the machine
 _DTYPES = {
@@ -171,8 +164,7 @@ def write(folder: Path, arrays: dict[str, Array], meta: dict[str, Any]) -> None:
     """Write everything but keys.utf8; meta.json last."""
     for name in _DTYPES:
         np.save(folder / f"{name}.npy", arrays[name], allow_pickle=False)
-    text = json.dumps(meta, indent=2, sort_keys=True) + "\n"
-    (folder / "meta.json").write_text(text, encoding="utf8", newline="\n")
+    folders.write_meta(folder, meta)
 
 
 def load(folder: Path) -> tuple[dict[str, Array], Blob, dict[str, Any]]:
@@ -182,8 +174,8 @@ def load(folder: Path) -> tuple[dict[str, Array], Blob, dict[str, Any]]:
         raise ValueError("its meta.json is not that of an entity vocabulary")
     if meta.get("version") != VERSION:
         raise ValueError(f"it has version {meta.get('version')}, this code reads {VERSION}")
-    arrays = {name: _map_array(folder / f"{name}.npy") for name in _DTYPES}
-    blob = map_bytes(folder / "keys.utf8")
+    arrays = {name: folders.map_array(folder / f"{name}.npy") for name in _DTYPES}
+    blob = folders.map_bytes(folder / "keys.utf8")
     keys, entities, rows = (meta.get(name) for name in ("keys", "entities", "rows"))
     if not (isinstance(keys, int) and isinstance(entities, int) and isinstance(rows, int)):
         raise ValueError("its meta.json does not say how many keys, entities and rows it has")
@@ -203,63 +195,14 @@ def load(folder: Path) -> tuple[dict[str, Array], Blob, dict[str, Any]]:
     return arrays, blob, meta
 
 
-def _map_array(path: Path) -> Array:
-    try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path.name} cannot be read: {error}") from error
-    return np.asarray(mapped.view(np.ndarray))  # indexing np.memmap is several times slower
-
-
-def map_bytes(path: Path) -> Blob:
-    """The bytes of a file, mapped."""
-    with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:  # which cannot be mapped
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def scratch_beside(target: Path) -> Path:
-    """A path in the same folder that nothing has, for what will be renamed to `target`."""
-    return target.absolute().parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}"
-
-
 def put_in_place(scratch: Path, target: Path) -> None:
-    """Rename the finished folder `scratch` to `target`, replacing a vocabulary, damaged or not.
+    """See `folders.put_in_place`."""
 
-    Another process may do the same at the same time. Raises FileExistsError for any other thing
-    at `target`.
-    """
-    for _ in range(10):
+    def same() -> bool:
+        # the same build of the same source is the same bytes, so meta.json tells
         try:
-            os.rename(scratch, target)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        if _same(scratch, target):
-            return
-        try:
-            foreign = set(os.listdir(target)) - _FILES
-        except FileNotFoundError:  # moved away by another process just now
-            continue
-        except NotADirectoryError:
-            foreign = {target.name}
-        if foreign:
-            raise FileExistsError(
-                f"{target} exists and is not an entity vocabulary (there is {min(foreign)!r}): it"
-                " is left as it is. Choose another place, or delete it."
-            )
-        aside = scratch_beside(target)
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            os.rename(target, aside)
-        shutil.rmtree(aside, ignore_errors=True)
-    raise FileExistsError(f"{target} cannot be replaced: other processes keep writing it.")
+            return load(target)[2] == load(scratch)[2] and load(target)[2]["source"] is not None
+        except (OSError, ValueError):
+            return False
 
-
-def _same(scratch: Path, target: Path) -> bool:
-    # the same build of the same source is the same bytes, so meta.json tells
-    try:
-        return load(target)[2] == load(scratch)[2] and load(target)[2]["source"] is not None
-    except (OSError, ValueError):
-        return False
+    folders.put_in_place(scratch, target, "an entity vocabulary", _FILES, same)
