@@ -121,6 +121,19 @@ class MaskedEntityHead(nn.Module):
             scores[:, part] = F.linear(x, rows, self.bias[part])
         return scores
 
+    def score_pairs(
+        self, entities: Tensor, table: EntityTable, mention: Tensor, ids: Tensor
+    ) -> Tensor:
+        """Score a candidate at a time: each mention has as many as it has.
+
+        entities (float[N, D]): what `transform` gives for the masked mentions.
+        mention (int64[K]): the mention of each candidate.
+        ids (int64[K]): its row in the table.
+        RETURNS (float32[K]): the logits.
+        """
+        scores = torch.linalg.vecdot(entities[mention].float(), table(ids).float())
+        return scores + self.bias[ids]
+
 
 class MLuke(nn.Module):
     """An encoder with the heads that `config.architectures` names; a head that it does not name is

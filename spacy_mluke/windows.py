@@ -175,15 +175,18 @@ def pack_windows(
     windows: Sequence[Window],
     readings: Sequence[Reading],
     tokenizer: PieceTokenizer,
-    entity: int,
+    mask: int,
     *,
+    entities: Sequence[Ints] | None = None,
     max_mention_length: int,
     budget: int,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[list[Window], Pack]]:
     """Make the packs that an encoder reads, longest windows first.
 
-    entity: id of the entity that stands for every mention: [MASK].
+    mask: id of the entity that stands for every mention: [MASK].
+    entities: of each reading, ids of the entities that stand for its mentions instead, where they
+        are known; -1 where they are not.
     budget: the most positions a pack may take, counted as its longest window times its windows.
     YIELDS: windows and the pack of them; mentions are in the windows' order.
     """
@@ -193,11 +196,15 @@ def pack_windows(
             window_inputs(w, readings[w.doc], tokenizer.bos, tokenizer.eos, max_mention_length)
             for w in chosen
         ]
+        stand = [np.full(len(w.mentions), mask, np.int64) for w in chosen]
+        if entities is not None:
+            known = [entities[w.doc][w.mentions] for w in chosen]
+            stand = [np.where(k >= 0, k, m) for k, m in zip(known, stand, strict=True)]
         yield (
             chosen,
             Pack.from_windows(
                 [ids for ids, _ in inputs],
-                [np.full(len(positions), entity, np.int64) for _, positions in inputs],
+                stand,
                 [positions for _, positions in inputs],
                 device,
             ),

@@ -5,7 +5,9 @@ import typer
 
 from .annotate import annotate_cli
 from .download import download_cli
+from .evaluate import evaluate_app
 from .info import info_cli
+from .kb import kb_app
 
 __all__ = ["app"]
 
@@ -21,3 +23,5 @@ app = typer.Typer(
 app.command("annotate")(annotate_cli)
 app.command("info")(info_cli)
 app.command("download")(download_cli)
+app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(kb_app, name="kb")

@@ -69,16 +69,16 @@ def annotate_cli(
     batch_size: Annotated[int, Opt("--batch-size", "-b", metavar="N", help=batch_size_help)] = 256,
     n_process: Annotated[int, Opt("--n-process", "-n", metavar="N", help=n_process_help)] = 1,
 ) -> None:
-    """Give every mention of an entity a label, a score and a vector.
+    """Give every mention of an entity a label, a score, a vector and the id of its entity.
 
     INPUT is .jsonl, .spacy, or anything else as plain text with one document per line (blank lines
     are skipped), in UTF-8. A line of .jsonl has a "text" and may have mentions in "ents", each
-    [start, end], [start, end, label] or {"start", "end", "label"}, counted in characters; "lang"
-    and all other keys go to the output as they are.
+    [start, end], [start, end, label] or {"start", "end", "label"}, counted in characters. "lang"
+    tells which names of entities are likely; it and all other keys go to the output as they are.
 
     Output is one line per document: {"text", …, "ents": [{"start", "end", "text", "label",
     "score", "kb_id"}]}, written as documents come. The score is null where the label is not one of
-    the checkpoint's; kb_id is there if it was given.
+    the checkpoint's; kb_id is "NIL" where no entity fits.
 
     A document that cannot be read or annotated is reported with file and line, and left out. The
     exit code is 1 if that happened to all of them, else 0.

@@ -143,7 +143,7 @@ class TableWriter(Writer):
     def write(self, doc: Doc, other: dict[str, Any]) -> None:
         lang = str(other.get("lang") or "")
         self.rows += [
-            Row(self.documents, lang, span.text, span.label_, get_score(span), vector)
+            Row(self.documents, lang, span.text, span.label_, get_score(span), vector, span.kb_id_)
             for span in self.mentions(doc)
             if (vector := span._.mluke_vector) is not None
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import EMBEDDED
@@ -18,7 +19,10 @@ TOKENIZER = {"nlp": {"tokenizer": {"@tokenizers": "spacy_mluke.MultilingualToken
 
 
 def load_pipeline(
-    pipeline: str | None = None, checkpoint: str | None = None, gpu_id: int = -1
+    pipeline: str | None = None,
+    checkpoint: str | None = None,
+    gpu_id: int = -1,
+    knowledge_base: Path | None = None,
 ) -> Language:
     """Load a pipeline with `mluke_entities` and its checkpoint, on the device that is to run it.
 
@@ -26,6 +30,7 @@ def load_pipeline(
         None for a blank one that reads all languages.
     checkpoint: of the `mluke_entities` that is added; None for the embedded one.
     gpu_id: number of a GPU, or -1 for the CPU.
+    knowledge_base: to link to, in place of the pipeline's.
     RAISES (OSError, ValueError, ImportError): If something is not there or does not fit.
     """
     device, index = _choose_device(gpu_id)
@@ -48,6 +53,10 @@ def load_pipeline(
         )
     component = get_component(nlp)
     component.shim.to_device(device, index)
+    if knowledge_base is not None:
+        from ..kb.knowledge_base import KnowledgeBase
+
+        component.set_knowledge_base(KnowledgeBase.open(knowledge_base))
     # Whatever does not fit together shows now, and not as the fault of every document.
     component(nlp.make_doc(""))
     if "typing" not in component.shim.checkpoint.config.heads:

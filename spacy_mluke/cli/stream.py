@@ -153,6 +153,9 @@ def make_doc(nlp: Language, record: Record, tally: Tally | None = None) -> Doc:
     if record.doc is not None:
         return record.doc
     doc = nlp.make_doc(record.text)
+    lang = record.other.get("lang")
+    if isinstance(lang, str) and lang:
+        doc._.mluke_lang = lang
     if record.mentions is None:
         return doc
     spans = [_make_span(doc, mention) for mention in record.mentions]

@@ -18,7 +18,8 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069
 
 @dataclass(frozen=True)
 class Row:
-    """A mention. document: any number that tells documents apart; lang: "" if unknown."""
+    """A mention. document: any number that tells documents apart; lang: "" if unknown; link: the id
+    of its entity, "" if it was not linked."""
 
     document: int
     lang: str
@@ -26,6 +27,7 @@ class Row:
     label: str
     score: float | None
     vector: np.ndarray
+    link: str = ""
 
 
 class Neighbour(NamedTuple):
@@ -39,10 +41,12 @@ def draw_table(rows: Sequence[Row]) -> str:
     """Draw the mentions, each with its nearest in another language, or else another document."""
     known = any(row.lang for row in rows)
     head = ["MENTION", "LABEL", "SCORE", "NEAREST ELSEWHERE", "COSINE"]
-    numbers = {2, 4}
+    linked = any(row.link for row in rows)
+    if linked:
+        head.insert(3, "ENTITY")
     if known:
-        head = ["LANG", *head[:4], "LANG", head[4]]
-        numbers = {3, 6}
+        head = ["LANG", *head[:-1], "LANG", head[-1]]
+    numbers = {head.index("SCORE"), head.index("COSINE")}
     lines = [head]
     for row, neighbour in zip(rows, find_neighbours(rows), strict=True):
         other = rows[neighbour.row] if neighbour else None
@@ -53,8 +57,10 @@ def draw_table(rows: Sequence[Row]) -> str:
             other.text if other else "-",
             f"{neighbour.cosine:.2f}" if neighbour else "-",
         ]
+        if linked:
+            cells.insert(3, row.link or "-")
         if known:
-            cells = [row.lang or "-", *cells[:4], (other and other.lang) or "-", cells[4]]
+            cells = [row.lang or "-", *cells[:-1], (other and other.lang) or "-", cells[-1]]
         lines.append([shorten(clean(cell), LONGEST) for cell in cells])
     widths = [max(map(display_width, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -1,9 +1,11 @@
-"""`mluke_entities`: a vector and a label for every mention, those of a window in one pass."""
+"""`mluke_entities`: a vector, a label and a link for every mention, those of a window in one pass."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +13,7 @@ import numpy as np
 import srsly
 import torch
 from spacy import util
+from spacy.kb import KnowledgeBase as SpacyKnowledgeBase
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc, Span
@@ -19,12 +22,34 @@ from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
 from thinc.api import Optimizer, set_dropout_rate
 
+from ..kb.knowledge_base import KnowledgeBase
 from ..training import Freeze, MLukeShim
+from .entity_linking import DocLinks, EntityLinking
 from .extensions import install_extensions, set_span_hooks
+from .knowledge import AUTO, BUILT_IN, load_knowledge_base, read_spacy_kb, save_knowledge_base
+from .learning import Gold, gold_of, link_gradients, typing_loss
+from .linking import LinkWeights
 from .mentions import Floats, MentionBatch, MentionStates, build_mention_model
-from .scorers import Bounds, gold_mentions, least_score, mentions
+from .scorers import Bounds, least_score
+from .scorers import mentions as get_mentions
 
-PRECEDENCE = ("typing", "given")
+PRECEDENCE = ("typing", "linked", "given")
+TASKS = ("typing", "linking")
+MENTIONS = ("ents", "dictionary", "both")
+
+
+@dataclass(frozen=True)
+class MentionResults:
+    """What was found of the M mentions of a document.
+
+    vectors (float32[M, H]): entity states.
+    scores (float32[M, L]): of the labels, 0 to 1; L is 0 without a typing head.
+    links: ranked entities; None without a knowledge base.
+    """
+
+    vectors: Floats
+    scores: Floats
+    links: DocLinks | None = None
 
 
 class MLukeEntities(TrainablePipe):
@@ -38,12 +63,24 @@ class MLukeEntities(TrainablePipe):
         *,
         checkpoint: str = "embedded",
         revision: str | None = None,
+        mentions: str = "ents",
         mentions_key: str | None = None,
         spans_key: str = "mluke",
         exclusive: bool = True,
         threshold: float | None = None,
         label_precedence: Sequence[str] = PRECEDENCE,
+        knowledge_base: str | None = AUTO,
+        language: str | None = None,
+        max_candidates: int = 30,
+        link_threshold: float | None = None,
+        link_types: Sequence[str] | None = None,
+        drop_ids: Sequence[str] = (),
+        label_types: Mapping[str, Sequence[str]] | None = None,
+        refine: int = 0,
+        retrieve: bool = False,
+        consistent: bool = False,
         span_hooks: bool = False,
+        learn: Sequence[str] = TASKS,
         freeze: Freeze = "nothing",
         device: str = "auto",
         dtype: str = "auto",
@@ -52,16 +89,25 @@ class MLukeEntities(TrainablePipe):
     ) -> None:
         if not spans_key:
             raise ValueError(f"{name}: spans_key must not be empty: results are kept there")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"{name}: threshold must be between 0 and 1, not {threshold}")
-        if unknown := [source for source in label_precedence if source not in PRECEDENCE]:
-            raise ValueError(
-                f"{name}: label_precedence has {unknown[0]!r}; known are {', '.join(PRECEDENCE)}"
-            )
-        if max_batch_positions is not None and max_batch_positions < 1:
-            raise ValueError(
-                f"{name}: max_batch_positions must be positive, not {max_batch_positions}"
-            )
+        for setting, value in (("threshold", threshold), ("link_threshold", link_threshold)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name}: {setting} must be between 0 and 1, not {value}")
+        for setting, chosen, known in (
+            ("label_precedence", label_precedence, PRECEDENCE),
+            ("learn", learn, TASKS),
+            ("mentions", [mentions], MENTIONS),
+        ):
+            if unknown := [item for item in chosen if item not in known]:
+                raise ValueError(
+                    f"{name}: {setting} has {unknown[0]!r}; known are {', '.join(known)}"
+                )
+        for setting, count, least in (
+            ("max_batch_positions", max_batch_positions, 1),
+            ("max_candidates", max_candidates, 1),
+            ("refine", refine, 0),
+        ):
+            if count is not None and count < least:
+                raise ValueError(f"{name}: {setting} must be {least} or more, not {count}")
         self.vocab = vocab
         self.name = name
         self.model = build_mention_model(
@@ -75,13 +121,26 @@ class MLukeEntities(TrainablePipe):
             )
         )
         self.cfg: dict[str, Any] = {
+            "mentions": mentions,
             "mentions_key": mentions_key,
             "spans_key": spans_key,
             "exclusive": exclusive,
             "threshold": threshold,
             "label_precedence": list(label_precedence),
+            "knowledge_base": knowledge_base,
+            "language": language,
+            "max_candidates": max_candidates,
+            "link_threshold": link_threshold,
+            "link_types": None if link_types is None else list(link_types),
+            "drop_ids": list(drop_ids),
+            "label_types": {label: list(types) for label, types in (label_types or {}).items()},
+            "refine": refine,
+            "retrieve": retrieve,
+            "consistent": consistent,
             "span_hooks": span_hooks,
+            "learn": list(learn),
         }
+        self.linking = EntityLinking(name, self.shim, self.cfg)
         self.scorer = scorer
         install_extensions()
 
@@ -107,6 +166,19 @@ class MLukeEntities(TrainablePipe):
             f"{self.name}] labels or by the data; {label!r} cannot be added afterwards"
         )
 
+    @property
+    def knowledge_base(self) -> KnowledgeBase | None:
+        """What mentions are linked to; None if they are not. Opens it, and reads the checkpoint, if
+        that was not done yet."""
+        return self.linking.knowledge_base
+
+    def set_knowledge_base(self, kb: KnowledgeBase | SpacyKnowledgeBase) -> None:
+        """Link to this knowledge base, whatever the setting says. One of spaCy's, such as an
+        InMemoryLookupKB, is copied."""
+        if isinstance(kb, SpacyKnowledgeBase):
+            kb = KnowledgeBase.from_records(read_spacy_kb(kb))
+        self.linking.use(kb)
+
     # -- annotating ----------------------------------------------------------------------------
 
     def __call__(self, doc: Doc) -> Doc:
@@ -126,6 +198,7 @@ class MLukeEntities(TrainablePipe):
         install_extensions()  # a worker process may come here first
         self._load()
         try:
+            self.linking.mark(docs)
             self.set_annotations(docs, self.predict(docs))
             return docs
         except torch.cuda.OutOfMemoryError:
@@ -150,50 +223,63 @@ class MLukeEntities(TrainablePipe):
                 f"{self.name}: exclusive is {self.cfg['exclusive']}, but the typing head of "
                 f"{self.shim.source!r} was trained with {config.exclusive}"
             )
+        self.linking.check()
 
-    def predict(self, docs: Iterable[Doc]) -> list[MentionStates]:
-        """Read documents. RETURNS: states of the mentions, one item per document."""
+    def predict(self, docs: Iterable[Doc]) -> list[MentionResults]:
+        """Read documents. RETURNS: what was found of the mentions, one item per document."""
         docs = list(docs)
-        bounds = [self._bounds(doc) for doc in docs]
-        states = self.model.predict(MentionBatch(docs, bounds))
-        ends = np.cumsum([len(b) for b in bounds])[:-1]
+        spans = [get_mentions(doc, self.cfg["mentions_key"]) for doc in docs]
+        batch = MentionBatch(
+            docs,
+            [[(span.start, span.end) for span in of_doc] for of_doc in spans],
+            self.linking.find(docs, spans),
+            queries=self.cfg["retrieve"],
+        )
+        states = self.model.predict(batch)
+        probabilities = self._probabilities(states.logits)
+        links: Sequence[DocLinks | None] = [None] * len(docs)
+        if batch.links is not None:
+            links = self.linking.link(
+                batch, spans, states, self.labels, probabilities, self.model.predict
+            )
+        ends = np.cumsum([len(of_doc) for of_doc in spans])[:-1]
         return [
-            MentionStates(*parts)
+            MentionResults(*parts)
             for parts in zip(
-                np.split(states.vectors, ends), np.split(states.logits, ends), strict=True
+                np.split(states.vectors, ends), np.split(probabilities, ends), links, strict=True
             )
         ]
 
-    def set_annotations(self, docs: Iterable[Doc], scores: Sequence[MentionStates]) -> None:
-        """Write vectors, scores and labels to doc.spans[spans_key], and labels to doc.ents."""
+    def set_annotations(self, docs: Iterable[Doc], scores: Sequence[MentionResults]) -> None:
+        """Write vectors, scores, labels and candidates to doc.spans[spans_key], and labels and ids
+        to doc.ents."""
         key = self.cfg["mentions_key"]
-        for doc, states in zip(docs, scores, strict=True):
-            spans = mentions(doc, key)
-            probabilities = self._probabilities(states.logits)
+        for doc, results in zip(docs, scores, strict=True):
+            spans = get_mentions(doc, key)
+            attrs: dict[str, Any] = {
+                "vectors": results.vectors,
+                "scores": results.scores,
+                "labels": list(self.labels),
+                "bounds": np.array([(span.start, span.end) for span in spans], np.int32).reshape(
+                    -1, 2
+                ),
+            }
+            ids, types = [span.kb_id_ for span in spans], [""] * len(spans)
+            if results.links is not None:
+                ids, types = self.linking.choose(results.links)
+                attrs["candidates"] = self.linking.columns(results.links)
+            labels = self._choose(spans, results.scores, types)
             labelled = [
-                Span(doc, span.start, span.end, label=label, kb_id=span.kb_id, span_id=span.id)
-                for span, label in zip(spans, self._choose(spans, probabilities), strict=True)
+                Span(doc, span.start, span.end, label=label, kb_id=kb_id, span_id=span.id)
+                for span, label, kb_id in zip(spans, labels, ids, strict=True)
             ]
             if key is None and labelled:
                 doc.set_ents(labelled, default="unmodified")
             doc.spans[self.cfg["spans_key"]] = SpanGroup(
-                doc,
-                name=self.cfg["spans_key"],
-                spans=labelled,
-                attrs={
-                    "vectors": states.vectors,
-                    "scores": probabilities,
-                    "labels": list(self.labels),
-                    "bounds": np.array(
-                        [(span.start, span.end) for span in spans], np.int32
-                    ).reshape(-1, 2),
-                },
+                doc, name=self.cfg["spans_key"], spans=labelled, attrs=attrs
             )
             if self.cfg["span_hooks"]:
                 set_span_hooks(doc)
-
-    def _bounds(self, doc: Doc) -> list[tuple[int, int]]:
-        return [(span.start, span.end) for span in mentions(doc, self.cfg["mentions_key"])]
 
     def _probabilities(self, logits: Floats) -> Floats:
         if not logits.size:
@@ -203,19 +289,26 @@ class MLukeEntities(TrainablePipe):
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
-    def _choose(self, spans: Sequence[Span], probabilities: Floats) -> list[str]:
+    def _choose(
+        self, spans: Sequence[Span], probabilities: Floats, types: Sequence[str]
+    ) -> list[str]:
         """The label of each mention, by label_precedence."""
         least = least_score(self.cfg["threshold"], self.cfg["exclusive"])
         labels = self.labels
         # Without a label a span would drop out of doc.ents, so the given one always stays.
         order = [*self.cfg["label_precedence"], "given"]
         chosen = []
-        for span, row in zip(spans, probabilities, strict=True):
-            found = {"given": span.label_, "typing": ""}
+        for span, row, linked in zip(spans, probabilities, types, strict=True):
+            found = {"given": span.label_, "typing": "", "linked": linked}
             if labels and row.max() >= least:
                 found["typing"] = labels[int(row.argmax())]
             chosen.append(next((found[source] for source in order if found[source]), ""))
         return chosen
+
+    def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
+        """Score labels and links; candidates only of entities that the knowledge base has."""
+        kb = self.knowledge_base if self.shim.is_loaded else None
+        return super().score(examples, in_kb=None if kb is None else kb.__contains__, **kwargs)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -225,19 +318,32 @@ class MLukeEntities(TrainablePipe):
         *,
         nlp: Language | None = None,
         labels: list[str] | None = None,
+        kb_loader: Callable | None = None,
     ) -> None:
         """Load the checkpoint and give it a typing head for the labels: those given, else those of
         the examples. A head that the checkpoint has for just these labels, or for want of any
         labels, is kept and trained on.
 
-        RAISES (ValueError): If there are no labels.
+        kb_loader: gives the knowledge base, in place of the setting `knowledge_base`.
+        RAISES (ValueError): If there are no labels, and typing is to be learned.
         """
         validate_get_examples(get_examples, "MLukeEntities.initialize")
+        if kb_loader is not None:
+            self.set_knowledge_base(kb_loader(self.vocab))
+        self.linking.weights = LinkWeights()
+        if "typing" not in self.cfg["learn"]:
+            if self.linking.linker is None:
+                raise ValueError(
+                    f"{self.name}: there is nothing to learn: learn is {self.cfg['learn']}, and "
+                    f"there is no knowledge base (knowledge_base is {self.cfg['knowledge_base']!r})"
+                )
+            self.model.initialize()
+            return
         if labels is None:
             found: set[str] = set()
             misaligned = total = 0
             for example in get_examples():
-                gold = mentions(example.reference, self.cfg["mentions_key"])
+                gold = get_mentions(example.reference, self.cfg["mentions_key"])
                 found.update(span.label_ for span in gold if span.label_)
                 total += len(gold)
                 misaligned += len(gold) - len(
@@ -283,69 +389,87 @@ class MLukeEntities(TrainablePipe):
         gold = self._gold(examples)
         if any(gold):
             set_dropout_rate(self.model, drop)
-            batch = MentionBatch([eg.predicted for eg in examples], [list(g) for g in gold])
+            batch = self._training_batch(examples, gold)
             states, backprop = self.model.begin_update(batch)
-            loss, d_logits = self._get_loss(examples, gold, states)
-            backprop(MentionStates(states.vectors, d_logits))
+            loss, gradient = self._get_loss(examples, gold, batch, states)
+            backprop(gradient)
             losses[self.name] += loss
         if sgd:
             self.finish_update(sgd)
         return losses
 
-    def get_loss(self, examples: Iterable[Example], scores: MentionStates) -> tuple[float, Floats]:
-        """Cross-entropy (exclusive) or binary cross-entropy, summed over labels and averaged over
-        the gold mentions of the batch.
+    def finish_update(self, sgd: Optimizer) -> None:
+        """Step, with the gradients that came together."""
+        super().finish_update(sgd)
+        self.linking.weights.step(sgd, self.name)
 
-        RETURNS: the loss, and its gradient with respect to the logits, float32[M, L].
+    def get_loss(
+        self, examples: Iterable[Example], scores: MentionStates
+    ) -> tuple[float, MentionStates]:
+        """The loss for states of the gold mentions, and its gradients.
+
+        Of typing, cross-entropy (exclusive) or binary cross-entropy, summed over labels; of
+        linking, cross-entropy over the candidates and NIL. Both are averaged over the gold mentions
+        that have labels or links.
+
+        RETURNS: the loss, and its gradients by `logits` and `entity_logits`.
         """
         examples = list(examples)
-        return self._get_loss(examples, self._gold(examples), scores)
+        gold = self._gold(examples)
+        return self._get_loss(examples, gold, self._training_batch(examples, gold), scores)
 
-    def _gold(self, examples: Iterable[Example]) -> list[dict[Bounds, set[str]]]:
-        return [gold_mentions(example, self.cfg["mentions_key"]) for example in examples]
+    def _gold(self, examples: Sequence[Example]) -> list[dict[Bounds, Gold]]:
+        return [gold_of(example, self.cfg["mentions_key"], self.cfg["learn"]) for example in examples]
+
+    def _training_batch(
+        self, examples: Sequence[Example], gold: Sequence[dict[Bounds, Gold]]
+    ) -> MentionBatch:
+        docs = [example.predicted for example in examples]
+        bounds = [list(of_doc) for of_doc in gold]
+        links = None
+        if "linking" in self.cfg["learn"] and any(g.link for of_doc in gold for g in of_doc.values()):
+            spans = [
+                [doc[start:end] for start, end in of_doc]
+                for doc, of_doc in zip(docs, bounds, strict=True)
+            ]
+            links = self.linking.find(
+                docs, spans, [[g.link for g in of_doc.values()] for of_doc in gold]
+            )
+        return MentionBatch(docs, bounds, links)
 
     def _get_loss(
         self,
         examples: Sequence[Example],
-        gold: Sequence[dict[Bounds, set[str]]],
-        scores: MentionStates,
-    ) -> tuple[float, Floats]:
-        columns = {label: i for i, label in enumerate(self.labels)}
-        truths = np.zeros_like(scores.logits)
-        row = 0
-        for example, labels_of in zip(examples, gold, strict=True):
-            for labels in labels_of.values():
-                if unknown := labels - columns.keys():
-                    raise ValueError(
-                        f"{self.name}: gold label {sorted(unknown)[0]!r} is not among the labels "
-                        f"{list(columns)}; initialize with labels that include it, or remove it "
-                        "from the data"
-                    )
-                if self.cfg["exclusive"] and len(labels) > 1:
-                    raise ValueError(
-                        f"{self.name}: a mention of {example.reference.text[:50]!r} has the labels "
-                        f"{sorted(labels)}, but exclusive is true; set exclusive = false"
-                    )
-                truths[row, [columns[label] for label in labels]] = 1.0
-                row += 1
-        probabilities = self._probabilities(scores.logits)
-        safe = np.clip(probabilities, 1e-12, 1.0)
-        losses = -truths * np.log(safe)
-        if not self.cfg["exclusive"]:
-            losses -= (1 - truths) * np.log(np.clip(1 - probabilities, 1e-12, 1.0))
-        count = max(len(truths), 1)
-        return float(losses.sum()) / count, ((probabilities - truths) / count).astype(np.float32)
+        gold: Sequence[dict[Bounds, Gold]],
+        batch: MentionBatch,
+        states: MentionStates,
+    ) -> tuple[float, MentionStates]:
+        probabilities = self._probabilities(states.logits)
+        loss, d_logits = typing_loss(
+            self.name, examples, gold, self.labels, probabilities, exclusive=self.cfg["exclusive"]
+        )
+        d_entity_logits = None
+        if batch.links is not None:
+            link_loss, d_entity_logits = link_gradients(
+                self.linking, batch, gold, states, self.labels, probabilities
+            )
+            loss += link_loss
+        return loss, MentionStates(states.vectors, d_logits, d_entity_logits)
 
     # -- saving --------------------------------------------------------------------------------
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Save settings and the whole checkpoint: what is saved needs nothing else to load."""
+        """Save settings, the whole checkpoint and the knowledge base, but for the embedded one: what
+        is saved needs nothing else to load."""
+        kb = self._kept_knowledge_base()
         util.to_disk(
             path,
             {
                 "cfg": lambda p: srsly.write_json(p, self.cfg),
                 "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
                 "model": self.shim.to_folder,
+                "linking": lambda p: srsly.write_json(p, self.linking.weights.to_dict()),
+                **({"kb": partial(save_knowledge_base, kb)} if kb is not None else {}),
             },
             exclude,
         )
@@ -358,15 +482,34 @@ class MLukeEntities(TrainablePipe):
                 "cfg": lambda p: self.cfg.update(srsly.read_json(p)),
                 "vocab": lambda p: cast(None, self.vocab.from_disk(p, exclude=exclude)),
                 "model": lambda p: cast(None, self.shim.from_folder(p)),
+                "linking": lambda p: self._set_weights(srsly.read_json(p)),
+                "kb": self._load_knowledge_base,
             },
             exclude,
         )
         return self
 
+    def _kept_knowledge_base(self) -> KnowledgeBase | None:
+        """The knowledge base, if it does not come with the package or the checkpoint."""
+        if self.linking.given is None and self.cfg["knowledge_base"] in (None, *BUILT_IN):
+            return None
+        return self.knowledge_base
+
+    def _load_knowledge_base(self, path: Path) -> None:
+        if path.is_dir():
+            self.linking.use(load_knowledge_base(path))
+
+    def _set_weights(self, data: Any) -> None:
+        self.linking.weights = LinkWeights.from_dict(data)
+
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """As `to_disk`; but a frozen entity table mapped from a file is named, not contained."""
+        """As `to_disk`; but a frozen entity table mapped from a file, and a knowledge base in a
+        folder, are named, not contained."""
+        kb = self._kept_knowledge_base()
         return util.to_bytes(
             {
+                "linking": lambda: srsly.json_dumps(self.linking.weights.to_dict()),
+                **({"kb": kb.to_bytes} if kb is not None else {}),
                 "cfg": lambda: srsly.json_dumps(self.cfg),
                 "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
                 "model": self.shim.to_bytes,
@@ -382,6 +525,8 @@ class MLukeEntities(TrainablePipe):
                 "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
                 "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
                 "model": self.shim.from_bytes,
+                "linking": lambda b: self._set_weights(srsly.json_loads(b)),
+                "kb": lambda b: self.linking.use(KnowledgeBase.from_bytes(b)),
             },
             exclude,
         )

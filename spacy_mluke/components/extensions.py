@@ -1,7 +1,6 @@
-"""`span._.mluke_vector` and `span._.mluke_scores`, and the optional hooks of `Span.vector`.
-
-All are views of what a component wrote to `doc.spans[...]`, which is what gets saved.
-"""
+"""`span._.mluke_vector`, `span._.mluke_scores` and `span._.mluke_candidates`, and the optional
+hooks of `Span.vector`: views of what a component wrote to `doc.spans[...]`, which is what gets
+saved. And `doc._.mluke_lang`, which a program may set."""
 
 from __future__ import annotations
 
@@ -13,11 +12,17 @@ from spacy.tokens.span_group import SpanGroup
 
 
 def install_extensions() -> None:
-    """Set the span extensions, unless they are there. The components do it; a program that only
+    """Set the extensions, unless they are there. The components do it; a program that only
     reads saved documents must."""
-    for name, getter in (("mluke_vector", get_vector), ("mluke_scores", get_scores)):
+    for name, getter in (
+        ("mluke_vector", get_vector),
+        ("mluke_scores", get_scores),
+        ("mluke_candidates", get_candidates),
+    ):
         if not Span.has_extension(name):
             Span.set_extension(name, getter=getter)
+    if not Doc.has_extension("mluke_lang"):
+        Doc.set_extension("mluke_lang", default=None)
 
 
 def get_vector(span: Span) -> np.ndarray | None:
@@ -35,12 +40,34 @@ def get_scores(span: Span) -> dict[str, float] | None:
     return dict(zip(group.attrs["labels"], group.attrs["scores"][row].tolist(), strict=True))
 
 
-def _find(span: Span) -> tuple[SpanGroup, int] | None:
+def get_candidates(span: Span) -> list[dict[str, Any]] | None:
+    """The entities that this mention may mean, the most likely first: "id", "name", "type" ("" if
+    it is not known), "score" (the probability that it is the one) and "prior" (that of the form
+    alone). None if the mention was not looked at."""
+    found = _find(span, "candidates")
+    if found is None:
+        return None
+    group, row = found
+    columns = group.attrs["candidates"]
+    rows = range(*columns["starts"][row : row + 2].tolist())
+    return [
+        {
+            "id": columns["ids"][i],
+            "name": columns["names"][i],
+            "type": columns["types"][i],
+            "score": float(columns["scores"][i]),
+            "prior": float(columns["priors"][i]),
+        }
+        for i in rows
+    ]
+
+
+def _find(span: Span, what: str = "vectors") -> tuple[SpanGroup, int] | None:
     """The group and row in which the span's results stand. With several components, the one that
     ran last."""
     for group in reversed(list(span.doc.spans.values())):
         bounds = group.attrs.get("bounds")
-        if bounds is None or "vectors" not in group.attrs:
+        if bounds is None or not {"vectors", what} <= group.attrs.keys():
             continue
         rows = np.flatnonzero((bounds[:, 0] == span.start) & (bounds[:, 1] == span.end))
         if len(rows):

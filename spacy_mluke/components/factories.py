@@ -27,18 +27,32 @@ DEFAULT_SPANS_KEY = "mluke"
         "doc.ents",
         "doc.spans",
         "token.ent_type",
+        "token.ent_kb_id",
         "span._.mluke_vector",
         "span._.mluke_scores",
+        "span._.mluke_candidates",
     ],
     default_config={
         "checkpoint": "embedded",
         "revision": None,
+        "mentions": "ents",
         "mentions_key": None,
         "spans_key": DEFAULT_SPANS_KEY,
         "exclusive": True,
         "threshold": None,
-        "label_precedence": ["typing", "given"],
+        "label_precedence": ["typing", "linked", "given"],
+        "knowledge_base": "auto",
+        "language": None,
+        "max_candidates": 30,
+        "link_threshold": None,
+        "link_types": None,
+        "drop_ids": [],
+        "label_types": {},
+        "refine": 0,
+        "retrieve": False,
+        "consistent": False,
         "span_hooks": False,
+        "learn": ["typing", "linking"],
         "freeze": "nothing",
         "device": "auto",
         "dtype": "auto",
@@ -46,11 +60,19 @@ DEFAULT_SPANS_KEY = "mluke"
         "scorer": {"@scorers": "spacy_mluke.entities_scorer.v1"},
     },
     default_score_weights={
-        "types_micro_f": 1.0,
+        "types_micro_f": 0.5,
         "types_micro_p": 0.0,
         "types_micro_r": 0.0,
         "types_macro_f": 0.0,
         "types_f_per_type": None,
+        "links_micro_f": 0.5,
+        "links_micro_p": 0.0,
+        "links_micro_r": 0.0,
+        "links_accuracy": 0.0,
+        "nel_micro_f": None,
+        "nel_micro_p": None,
+        "nel_micro_r": None,
+        "links_per_lang": None,
     },
 )
 def make_mluke_entities(
@@ -58,30 +80,61 @@ def make_mluke_entities(
     name: str,
     checkpoint: str,
     revision: str | None,
+    mentions: Literal["ents", "dictionary", "both"],
     mentions_key: str | None,
     spans_key: str,
     exclusive: bool,
     threshold: float | None,
-    label_precedence: list[Literal["typing", "given"]],
+    label_precedence: list[Literal["typing", "linked", "given"]],
+    knowledge_base: str | None,
+    language: str | None,
+    max_candidates: int,
+    link_threshold: float | None,
+    link_types: list[str] | None,
+    drop_ids: list[str],
+    label_types: dict[str, list[str]],
+    refine: int,
+    retrieve: bool,
+    consistent: bool,
     span_hooks: bool,
+    learn: list[Literal["typing", "linking"]],
     freeze: Literal["nothing", "embeddings", "encoder"],
     device: str,
     dtype: Literal["auto", "float32", "bfloat16", "float16"],
     max_batch_positions: int | None,
     scorer: Callable | None,
 ) -> "MLukeEntities":
-    """Make a component that gives every mention a vector and, with a trained head, a label.
+    """Make a component that gives every mention a vector, with a trained head a label, and with a
+    knowledge base the id of its entity.
 
     checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
         it is first needed.
     revision (Optional[str]): Branch, tag or commit of a hub name.
+    mentions (str): Read the mentions that are there ("ents"), or first find them by the names in
+        the knowledge base, in place of those that are there ("dictionary") or besides them
+        ("both").
     mentions_key (Optional[str]): Read the mentions in doc.spans[mentions_key]; None reads doc.ents.
     spans_key (str): Write results to doc.spans[spans_key].
     exclusive (bool): A mention has one label (True) or any number.
     threshold (Optional[float]): Least score, 0 to 1, for a label. None: 0 if exclusive, else 0.5.
-    label_precedence (List[str]): Where label_ comes from, first that has one: the head ("typing")
-        or the span as it came ("given").
+    label_precedence (List[str]): Where label_ comes from, first that has one: the head ("typing"),
+        the type of the entity ("linked") or the span as it came ("given").
+    knowledge_base (Optional[str]): A folder, "embedded" for the one that comes along, "checkpoint"
+        for the titles in the checkpoint's entity vocabulary, "auto" for one of those two, or None:
+        mentions are not linked. Opened when it is first needed.
+    language (Optional[str]): Of the mentions. None: that of the document, as doc._.mluke_lang or
+        the pipeline has it.
+    max_candidates (int): Entities that a mention may mean, at most.
+    link_threshold (Optional[float]): Least score, 0 to 1, for a link; else the mention is NIL.
+    link_types (Optional[List[str]]): Link to entities of these types alone. None: all.
+    drop_ids (List[str]): Never link to these.
+    label_types (Dict[str, List[str]]): Types of entities that mentions with a label may mean, for
+        labels that are not known.
+    refine (int): Read again so many times, with the most certain entities as input.
+    retrieve (bool): Compare mentions without a candidate with the whole entity table.
+    consistent (bool): Mentions of a document that are spelt alike mean the same.
     span_hooks (bool): Let span.vector and span.similarity of mentions use the entity vectors.
+    learn (List[str]): What training learns: "typing", "linking".
     freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
     device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
     dtype (str): Type of the matrix products; "auto" is bfloat16 on GPUs that have it.
@@ -95,12 +148,24 @@ def make_mluke_entities(
         name,
         checkpoint=checkpoint,
         revision=revision,
+        mentions=mentions,
         mentions_key=mentions_key,
         spans_key=spans_key,
         exclusive=exclusive,
         threshold=threshold,
         label_precedence=label_precedence,
+        knowledge_base=knowledge_base,
+        language=language,
+        max_candidates=max_candidates,
+        link_threshold=link_threshold,
+        link_types=link_types,
+        drop_ids=drop_ids,
+        label_types=label_types,
+        refine=refine,
+        retrieve=retrieve,
+        consistent=consistent,
         span_hooks=span_hooks,
+        learn=learn,
         freeze=freeze,
         device=device,
         dtype=dtype,
@@ -111,9 +176,9 @@ def make_mluke_entities(
 
 def create_entities_scorer() -> Callable[..., dict[str, Any]]:
     """`spacy_mluke.entities_scorer.v1`"""
-    from .scorers import score_types
+    from .link_scorers import score_entities
 
-    return score_types
+    return score_entities
 
 
 def create_multilingual_tokenizer() -> Callable[[Language], "MultilingualTokenizer"]:

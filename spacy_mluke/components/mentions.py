@@ -16,16 +16,28 @@ from ..heads import MLuke, TypingHead
 from ..tokenization import Ints, PieceTokenizer
 from ..training import MLukeShim
 from ..windows import Reading, cut_windows, pack_windows
+from .linking import LinkBatch
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class MentionBatch:
-    """What the model reads: documents, and the token bounds of the mentions in each."""
+    """What the model reads.
+
+    docs: documents.
+    bounds: token bounds of the mentions in each.
+    links: candidates of all mentions, to be scored.
+    entities (int64[mentions], of each document): rows of the entity table that stand for mentions
+        in place of [MASK]; -1 where [MASK] does.
+    queries: give what the masked entity head compares with the rows of its table.
+    """
 
     docs: Sequence[Doc]
     bounds: Sequence[Sequence[tuple[int, int]]]
+    links: LinkBatch | None = None
+    entities: Sequence[Ints] | None = None
+    queries: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,10 +46,15 @@ class MentionStates:
 
     vectors (float32[M, H]): entity states.
     logits (float32[M, L]): of the typing head; L is 0 without one.
+    entity_logits (float32[K]): of the masked entity head, for each candidate; NaN for one without a
+        row. None without that head or without candidates.
+    queries (float32[M, D]): what that head compares with its table, if asked for.
     """
 
     vectors: Floats
     logits: Floats
+    entity_logits: Floats | None = None
+    queries: Floats | None = None
 
 
 def doc_reading(
@@ -92,35 +109,48 @@ def build_mention_model(shim: MLukeShim) -> Model[MentionBatch, MentionStates]:
 def mention_forward(
     model: Model[MentionBatch, MentionStates], batch: MentionBatch, is_train: bool
 ) -> tuple[MentionStates, Callable[[MentionStates], MentionBatch]]:
-    """Read all mentions of a batch; backward, only the gradient of the logits counts."""
+    """Read all mentions of a batch; backward, only the gradients of logits count."""
     shim = model.shims[0]
     assert isinstance(shim, MLukeShim)
     with shim.running(is_train, model.attrs["dropout_rate"]) as torch_model:
-        vectors, logits = shim.within_memory(
+        tensors = shim.within_memory(
             lambda budget: _read_mentions(torch_model, shim, batch, budget)
         )
 
     def backprop(gradient: MentionStates) -> MentionBatch:
-        if logits.requires_grad:
-            logits.backward(torch.from_numpy(gradient.logits).to(logits.device, logits.dtype))
+        pairs = [
+            (tensor, torch.from_numpy(values).to(tensor.device, tensor.dtype))
+            for tensor, values in (
+                (tensors[1], gradient.logits),
+                (tensors[2], gradient.entity_logits),
+            )
+            if tensor is not None and values is not None and tensor.requires_grad
+        ]
+        if pairs:
+            torch.autograd.backward([t for t, _ in pairs], [g for _, g in pairs])
         return batch
 
-    states = MentionStates(
-        vectors.detach().float().cpu().numpy(), logits.detach().float().cpu().numpy()
-    )
-    return states, backprop
+    return MentionStates(*map(_to_numpy, tensors)), backprop  # type: ignore[arg-type]
+
+
+def _to_numpy(tensor: torch.Tensor | None) -> Floats | None:
+    return None if tensor is None else tensor.detach().float().cpu().numpy()
 
 
 def _read_mentions(
     model: MLuke, shim: MLukeShim, batch: MentionBatch, budget: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """RETURNS: vectors [M, H] and logits [M, L] of all mentions, in the batch's order."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """RETURNS: the fields of `MentionStates`, mentions in the batch's order."""
     checkpoint = shim.checkpoint
     config = checkpoint.config
     # With markers around it, a mention is read in a text of its own.
     marked = config.piece_convention == "markers" and isinstance(model.classifier, TypingHead)
     readings: list[Reading] = []
-    for doc, bounds in zip(batch.docs, batch.bounds, strict=True):
+    entities: list[Ints] | None = None if batch.entities is None else []
+    for i, (doc, bounds) in enumerate(zip(batch.docs, batch.bounds, strict=True)):
+        if batch.entities is not None and entities is not None and bounds:
+            known = batch.entities[i]
+            entities += np.split(known, len(known)) if marked else [known]
         if marked:
             readings += [
                 marked_reading(doc, bound, checkpoint.pieces, config.max_pieces) for bound in bounds
@@ -143,6 +173,7 @@ def _read_mentions(
         readings,
         checkpoint.pieces,
         checkpoint.mask,
+        entities=entities,
         max_mention_length=config.max_mention_length,
         budget=budget,
         device=shim.device,
@@ -153,6 +184,36 @@ def _read_mentions(
     if parts:
         order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(shim.device)
         states = torch.cat(parts)[order].float()
+    logits = states.new_zeros(len(states), 0)
     if isinstance(model.classifier, TypingHead):
-        return states, model.classifier(states).float()
-    return states, states.new_zeros(len(states), 0)
+        logits = model.classifier(states).float()
+    entity_logits = queries = None
+    if model.entity_predictions is not None and (batch.links is not None or batch.queries):
+        compared = model.entity_predictions.transform(states).float()
+        queries = compared if batch.queries else None
+        if batch.links is not None:
+            entity_logits = _score_candidates(model, compared, batch.links)
+    return states, logits, entity_logits, queries
+
+
+def _score_candidates(model: MLuke, compared: torch.Tensor, links: LinkBatch) -> torch.Tensor:
+    """Logits of all candidates [K]; NaN for those that have no row."""
+    assert model.entity_predictions is not None
+    device = compared.device
+    mention, rows = torch.from_numpy(links.mention), torch.from_numpy(links.rows)
+    scores = compared.new_full((len(rows),), torch.nan)
+    (in_table,) = torch.where(rows >= 0)
+    if len(in_table):
+        found = model.entity_predictions.score_pairs(
+            compared,
+            model.luke.entity_table,
+            mention[in_table].to(device),
+            rows[in_table].to(device),
+        )
+        scores = scores.index_put((in_table.to(device),), found)
+    (own,) = torch.where(rows < -1)
+    if len(own):
+        vectors = torch.from_numpy(links.vectors)[-2 - rows[own]].to(device)
+        found = torch.linalg.vecdot(compared[mention[own].to(device)], vectors)
+        scores = scores.index_put((own.to(device),), found)
+    return scores

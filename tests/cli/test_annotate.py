@@ -43,7 +43,7 @@ def test_labels_scores_and_vectors_are_those_of_the_component(
     doc = annotated(reference, TEXT, ENTS)
     assert len(line["ents"]) == 3
     for found, ent in zip(line["ents"], doc.ents, strict=True):
-        assert list(found) == ["start", "end", "text", "label", "score", "vector"]
+        assert list(found) == ["start", "end", "text", "label", "score", "kb_id", "vector"]
         assert TEXT[found["start"] : found["end"]] == found["text"] == ent.text
         assert found["label"] == ent.label_ in LABELS
         scores = ent._.mluke_scores
@@ -88,7 +88,8 @@ def test_output_can_be_input(run: Run, typing_checkpoint, tmp_path) -> None:
     assert run("annotate", path, "-c", typing_checkpoint, "-o", first).exit_code == 0
     second = run("annotate", first, "-c", typing_checkpoint)
     assert second.stdout == first.read_text("utf8")
-    assert read_lines(second.stdout)[0]["ents"][0]["kb_id"] == "Q7186"
+    # The checkpoint's own vocabulary is what it is linked to.
+    assert read_lines(second.stdout)[0]["ents"][0]["kb_id"] == "en:Marie Curie"
 
 
 def test_without_a_typing_head_given_labels_stay(run: Run, plain_checkpoint, tmp_path) -> None:
@@ -357,7 +358,8 @@ def test_spacy_round_trip(run: Run, reference, typing_checkpoint, tmp_path) -> N
     assert [(e.text, e.label_) for e in docs[0].ents] == [(e.text, e.label_) for e in expected.ents]
     for ent, other in zip(docs[0].ents, expected.ents, strict=True):
         np.testing.assert_allclose(ent._.mluke_vector, other._.mluke_vector, atol=1e-5)
-    assert docs[1].ents[0].kb_id_ == "Q1490"
+    assert docs[1].ents[0].kb_id_ == "en:Tokyo"
+    assert docs[0]._.mluke_lang == "en"
     # And back: with everything that the lines came with.
     again = run("annotate", output, "-c", typing_checkpoint)
     assert again.stdout == run("annotate", path, "-c", typing_checkpoint).stdout
@@ -385,10 +387,11 @@ def test_table(run: Run, typing_checkpoint, tmp_path) -> None:
     )
     result = run("annotate", path, "-c", typing_checkpoint, "-f", "table")
     head, *rows = result.stdout.splitlines()
-    assert head.split() == ["LANG", "MENTION", "LABEL", "SCORE", "NEAREST", "ELSEWHERE", "LANG",
-                            "COSINE"]  # fmt: skip
+    assert head.split() == ["LANG", "MENTION", "LABEL", "SCORE", "ENTITY", "NEAREST",
+                            "ELSEWHERE", "LANG", "COSINE"]  # fmt: skip
     assert [row.split()[:2] for row in rows] == [["ja", "東京"], ["ja", "日本"], ["en", "Marie"]]
-    assert all("Marie Curie" in row.split(maxsplit=4)[4] for row in rows[:2])
+    assert all("Marie Curie" in row.split(maxsplit=5)[5] for row in rows[:2])
+    assert [row.split()[4] for row in rows[:2]] == ["en:Tokyo", "NIL"]
     # Two characters of two columns are as wide as four.
     assert [row.index(row.split()[2]) for row in rows[:2]] == [head.index("LABEL") - 2] * 2
 

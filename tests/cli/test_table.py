@@ -102,3 +102,17 @@ def test_languages_are_left_out_where_none_is_known() -> None:
         "a        LOC     0.50  -                       -",
     ]
     assert draw_table([]) == "MENTION  LABEL  SCORE  NEAREST ELSEWHERE  COSINE"
+
+
+def test_ids_of_entities_have_a_column_if_there_are_any() -> None:
+    vector = np.array([1, 0], np.float32)
+    linked = [
+        Row(1, "en", "Paris", "LOC", 0.5, vector, "Q90"),
+        Row(2, "fr", "Rome", "LOC", None, vector, "NIL"),
+    ]
+    lines = draw_table(linked).splitlines()
+    assert lines[0].split() == [
+        "LANG", "MENTION", "LABEL", "SCORE", "ENTITY", "NEAREST", "ELSEWHERE", "LANG", "COSINE",
+    ]  # fmt: skip
+    assert lines[1].split() == ["en", "Paris", "LOC", "0.50", "Q90", "Rome", "fr", "1.00"]
+    assert lines[2].split() == ["fr", "Rome", "LOC", "-", "NIL", "Paris", "en", "1.00"]

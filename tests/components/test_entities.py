@@ -17,6 +17,7 @@ from spacy.training import Example
 from spacy.util import ignore_error
 
 from spacy_mluke import load_checkpoint
+from spacy_mluke.components.mentions import MentionBatch
 
 MULTILINGUAL = {"@tokenizers": "spacy_mluke.MultilingualTokenizer.v1"}
 TRAIN = [
@@ -29,6 +30,7 @@ TRAIN = [
 
 def make_nlp(checkpoint, **settings):
     nlp = spacy.blank("xx", config={"nlp": {"tokenizer": MULTILINGUAL}})
+    settings = {"knowledge_base": None, **settings}  # linking has tests of its own
     nlp.add_pipe("mluke_entities", config={"checkpoint": str(checkpoint), **settings})
     return nlp
 
@@ -534,16 +536,17 @@ def test_the_loss_is_cross_entropy(plain_checkpoint):
     nlp.initialize(lambda: examples)
     component = nlp.get_pipe("mluke_entities")
     docs = [make_doc(nlp, *item) for item in TRAIN]
-    states = component.predict(docs)
-    logits = torch.from_numpy(np.concatenate([s.logits for s in states])).requires_grad_()
+    bounds = [[(ent.start, ent.end) for ent in doc.ents] for doc in docs]
+    states = component.model.predict(MentionBatch(docs, bounds))
+    logits = torch.from_numpy(states.logits).requires_grad_()
     truth = torch.tensor([component.labels.index(ent[2]) for _, ents in TRAIN for ent in ents])
     expected = torch.nn.functional.cross_entropy(logits, truth)
     expected.backward()
-    joined = type(states[0])(np.concatenate([s.vectors for s in states]), logits.detach().numpy())
-    loss, gradient = component.get_loss(examples, joined)
+    loss, gradient = component.get_loss(examples, states)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert type(loss) is float
-    np.testing.assert_allclose(gradient, logits.grad, atol=1e-6)
+    np.testing.assert_allclose(gradient.logits, logits.grad, atol=1e-6)
+    assert gradient.entity_logits is None
 
 
 def test_gradients_accumulate_until_the_optimizer_steps(plain_checkpoint):

@@ -16,7 +16,8 @@ from thinc.api import ConfigValidationError
 
 from spacy_mluke.components.entities import MLukeEntities
 from spacy_mluke.components.factories import make_mluke_entities
-from spacy_mluke.components.scorers import MentionCorpus, score_types
+from spacy_mluke.components.link_scorers import score_entities
+from spacy_mluke.components.scorers import MentionCorpus
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 
 NAMES = {
@@ -30,12 +31,24 @@ NAMES = {
 SETTINGS = {
     "checkpoint": "some/checkpoint",
     "revision": "v2",
+    "mentions": "both",
     "mentions_key": "mentions",
     "spans_key": "read",
     "exclusive": False,
     "threshold": 0.25,
     "label_precedence": ["given", "typing"],
+    "knowledge_base": "some/folder",
+    "language": "de",
+    "max_candidates": 5,
+    "link_threshold": 0.5,
+    "link_types": ["PER"],
+    "drop_ids": ["Q1"],
+    "label_types": {"CITY": ["LOC"]},
+    "refine": 2,
+    "retrieve": True,
+    "consistent": True,
     "span_hooks": True,
+    "learn": ["linking"],
     "freeze": "embeddings",
     "device": "cpu",
     "dtype": "float32",
@@ -151,7 +164,7 @@ def test_names_resolve_without_an_import(tmp_path):
 
 
 def test_registered_functions_give_what_they_say(tmp_path):
-    assert registry.scorers.get("spacy_mluke.entities_scorer.v1")() is score_types
+    assert registry.scorers.get("spacy_mluke.entities_scorer.v1")() is score_entities
     nlp = blank()
     make_tokenizer = registry.tokenizers.get("spacy_mluke.MultilingualTokenizer.v1")()
     assert isinstance(make_tokenizer(nlp), MultilingualTokenizer)
@@ -181,18 +194,30 @@ def test_component_takes_its_settings():
     nlp = blank()
     component = nlp.add_pipe("mluke_entities", name="reader", config=SETTINGS)
     assert component.name == "reader"
-    assert component.scorer is score_types
+    assert component.scorer is score_entities
     shim = component.shim
     assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
     assert (shim.device_name, shim.dtype_name) == ("cpu", "float32")
     assert (shim.freeze, shim.positions) == ("embeddings", 4096)
     assert component.cfg == {
+        "mentions": "both",
         "mentions_key": "mentions",
         "spans_key": "read",
         "exclusive": False,
         "threshold": 0.25,
         "label_precedence": ["given", "typing"],
+        "knowledge_base": "some/folder",
+        "language": "de",
+        "max_candidates": 5,
+        "link_threshold": 0.5,
+        "link_types": ["PER"],
+        "drop_ids": ["Q1"],
+        "label_types": {"CITY": ["LOC"]},
+        "refine": 2,
+        "retrieve": True,
+        "consistent": True,
         "span_hooks": True,
+        "learn": ["linking"],
     }
 
 
@@ -202,19 +227,29 @@ def test_factory_states_what_it_does():
         "doc.ents",
         "doc.spans",
         "token.ent_type",
+        "token.ent_kb_id",
         "span._.mluke_vector",
         "span._.mluke_scores",
+        "span._.mluke_candidates",
     ]
     assert not meta.retokenizes
     assert set(meta.default_config) == {*SETTINGS, "scorer"}
     assert meta.scores == list(meta.default_score_weights)
-    # One score counts; null hides a score from the table, so only the table of types has it.
+    # Labels and links count alike; null hides a score from the table, as it must the tables.
     assert meta.default_score_weights == {
-        "types_micro_f": 1.0,
+        "types_micro_f": 0.5,
         "types_micro_p": 0.0,
         "types_micro_r": 0.0,
         "types_macro_f": 0.0,
         "types_f_per_type": None,
+        "links_micro_f": 0.5,
+        "links_micro_p": 0.0,
+        "links_micro_r": 0.0,
+        "links_accuracy": 0.0,
+        "nel_micro_f": None,
+        "nel_micro_p": None,
+        "nel_micro_r": None,
+        "links_per_lang": None,
     }
 
 
@@ -276,7 +311,7 @@ def test_config_is_filled_in(no_network):
     defaults = Language.get_factory_meta("mluke_entities").default_config or {}
     assert filled == {**defaults, "spans_key": "read", "factory": "mluke_entities"}
     weights = nlp.config["training"]["score_weights"]
-    assert {name: weight for name, weight in weights.items() if weight} == {"types_micro_f": 1.0}
+    assert {name: weight for name, weight in weights.items() if weight} == {"types_micro_f": 0.5, "links_micro_f": 0.5}
 
 
 WRONG = [
@@ -286,7 +321,7 @@ WRONG = [
     ("exclusive", "maybe", "'maybe' is not <class 'bool'>"),
     ("threshold", "high", "'high' is not <class 'float'>"),
     ("threshold", True, "True is not <class 'float'>"),
-    ("label_precedence", ["x"], "'x' is not typing.Literal['typing', 'given']"),
+    ("label_precedence", ["x"], "'x' is not typing.Literal['typing', 'linked', 'given']"),
     ("label_precedence", "typing", "'typing' is not list"),
     ("span_hooks", 1, "1 is not <class 'bool'>"),
     ("freeze", "all", "'all' is not typing.Literal['nothing', 'embeddings', 'encoder']"),
@@ -321,7 +356,7 @@ def test_setting_of_the_wrong_kind_in_a_config_file():
     [
         ("threshold", 2, "mluke_entities: threshold must be between 0 and 1, not 2"),
         ("threshold", -0.1, "mluke_entities: threshold must be between 0 and 1, not -0.1"),
-        ("max_batch_positions", 0, "mluke_entities: max_batch_positions must be positive, not 0"),
+        ("max_batch_positions", 0, "mluke_entities: max_batch_positions must be 1 or more, not 0"),
         ("spans_key", "", "mluke_entities: spans_key must not be empty"),
     ],
 )
