@@ -17,11 +17,11 @@ from .build import UNKNOWN_LANGUAGE, SourceNote, build_knowledge_base
 from .knowledge_base import KnowledgeBase
 from .records import Entity
 from .vocabulary import SPECIAL_TOKENS, EntityVocabulary, default_cache, split_key
+from .wikitext import without_parenthesis
 
 IN_MEMORY = 100_000  # keys; a vocabulary of no more is not worth a place in the disk cache
 SOURCE = SourceNote("titles", "CC BY-SA (titles of Wikipedia articles)")
 _QID = re.compile(r"Q[1-9][0-9]*")
-_PARENTHESIS = re.compile(r"(.+?)\s*[(（][^()（）]*[)）]")
 
 
 def read_titles(
@@ -42,7 +42,7 @@ def read_titles(
             if language is None and _QID.fullmatch(key):
                 continue  # it says which entity this is, not what it is called
             listed = names.setdefault(language or UNKNOWN_LANGUAGE, [])
-            plain = strip_parenthesis(title)
+            plain = without_parenthesis(title)
             listed += [plain, title] if plain != title else [title]
         english = next((key for key in keys if key.startswith("en:")), keys[0])
         known = [key for key in keys if _QID.fullmatch(key)] + [
@@ -55,12 +55,6 @@ def read_titles(
             source=SOURCE.name,
             keys=tuple(keys),
         )
-
-
-def strip_parenthesis(title: str) -> str:
-    """A title without what tells it apart from others: "Paris (Texas)" -> "Paris"."""
-    found = _PARENTHESIS.fullmatch(title)
-    return found[1] if found else title
 
 
 def open_titles(vocabulary: EntityVocabulary, cache: Path | str | None = None) -> KnowledgeBase:

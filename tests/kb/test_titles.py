@@ -12,8 +12,9 @@ import pytest
 from spacy_mluke.kb import store, titles
 from spacy_mluke.kb.knowledge_base import KnowledgeBase
 from spacy_mluke.kb.records import Entity
-from spacy_mluke.kb.titles import open_titles, read_titles, strip_parenthesis
+from spacy_mluke.kb.titles import open_titles, read_titles
 from spacy_mluke.kb.vocabulary import EntityVocabulary, build_vocabulary, open_vocabulary
+from spacy_mluke.kb.wikitext import without_parenthesis
 
 KEYS = {
     "[PAD]": 0,
@@ -52,7 +53,7 @@ KEYS = {
     ],
 )
 def test_parentheses(title: str, expected: str) -> None:
-    assert strip_parenthesis(title) == expected
+    assert without_parenthesis(title) == expected
 
 
 def test_entities_of_a_vocabulary() -> None:
