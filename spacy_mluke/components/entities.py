@@ -28,7 +28,7 @@ from .entity_linking import DocLinks, EntityLinking
 from .extensions import install_extensions, set_span_hooks
 from .knowledge import AUTO, BUILT_IN, load_knowledge_base, read_spacy_kb, save_knowledge_base
 from .learning import Gold, gold_of, link_gradients, typing_loss
-from .linking import LinkWeights
+from .link_scoring import LinkWeights
 from .mentions import Floats, MentionBatch, MentionStates, build_mention_model
 from .scorers import Bounds, least_score
 from .scorers import mentions as get_mentions

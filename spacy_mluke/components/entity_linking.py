@@ -17,17 +17,15 @@ from ..kb.knowledge_base import KnowledgeBase
 from ..retrieval import EntityIndex
 from ..training import MLukeShim
 from .knowledge import AUTO, mention_language, open_knowledge_base
+from .link_scoring import LinkScores, LinkWeights, score_links
 from .linking import (
     NIL,
     Floats,
     Ints,
     LinkBatch,
     Linker,
-    LinkScores,
-    LinkWeights,
     given_label_scores,
     join_batches,
-    score_links,
 )
 from .mentions import MentionBatch, MentionStates
 from .own_rows import fingerprint

@@ -9,7 +9,8 @@ import numpy as np
 from spacy.training import Example
 
 from .entity_linking import EntityLinking
-from .linking import Floats, given_label_scores, link_loss
+from .link_scoring import link_loss
+from .linking import Floats, given_label_scores
 from .mentions import MentionBatch, MentionStates
 from .scorers import Bounds, mentions
 

@@ -1,12 +1,7 @@
-"""Linking: which entity of a knowledge base a mention means, or that it means none of them.
-
-A candidate's score is a weighted sum of what speaks for it; NIL has a score of its own, and both go
-through one softmax. The weights are few, come with defaults, and are trained with the component.
-"""
+"""Linking: the candidates of mentions, and what speaks for each of them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,22 +13,16 @@ from thinc.api import Optimizer
 
 from ..kb.candidates import EXACT, SIMILAR
 from ..kb.knowledge_base import KnowledgeBase
-from ..kb.normalization import fold
+from .wholes import find_wholes
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 NIL = "NIL"
 
-# What speaks for a candidate, and what for NIL. project/embedded/scripts/link_weights.py fitted the
-# defaults, but for those of "entity": the embedded checkpoint has no masked entity head.
+# What speaks for a candidate, and what for NIL: see `link_scoring`.
 FEATURES = ("prior", "type", "entity", "exact", "language", "popularity")
 NIL_FEATURES = ("bias", "inexact", "similar", "ambiguity", "type", "entity")
-DEFAULTS = np.array([0.65, 0.64, 1.0, 0.85, 1.43, 0.97], np.float32)
-NIL_DEFAULTS = np.array([-2.04, 0.55, -0.30, 0.45, 0.15, 0.0], np.float32)
-
-# Steps of the weights, in steps of the encoder's weights: these are many and fine.
-WEIGHT_RATE = 100.0
 
 # Labels of common schemes -> types of entities that a mention so labelled can mean.
 LABEL_TYPES: dict[str, tuple[str, ...]] = {
@@ -50,9 +39,6 @@ AGREES, DISAGREES = 0.9, 0.1  # for labels that come without a score
 LEAST = 1e-3  # of a prior
 # Typing heads are wrong more often than they say, most of all in languages that they did not see.
 LEAST_AGREEMENT = 0.05
-
-# Words of a document are one if they begin with so many letters alike, and then differ in no more.
-STEM, MAX_ENDING = 4, 3
 
 
 @dataclass
@@ -80,58 +66,6 @@ class LinkBatch:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
-
-
-@dataclass(frozen=True)
-class LinkScores:
-    """Probabilities of the candidates of each mention, float32[K], and of NIL, float32[M]."""
-
-    candidates: Floats
-    nil: Floats
-
-
-@dataclass
-class LinkWeights:
-    """The weights of the features: few, and trained."""
-
-    candidate: Floats = field(default_factory=DEFAULTS.copy)
-    nil: Floats = field(default_factory=NIL_DEFAULTS.copy)
-
-    def __post_init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self.d_candidate, self.d_nil = np.zeros_like(DEFAULTS), np.zeros_like(NIL_DEFAULTS)
-
-    def step(self, optimizer: Optimizer, name: str) -> None:
-        """Step with thinc's optimizer, on the gradients that came together."""
-        for part in ("candidate", "nil"):
-            gradient = getattr(self, f"d_{part}")
-            if gradient.any():
-                weights, _ = optimizer(
-                    (id(self), f"{name}.{part}"), getattr(self, part), gradient, lr_scale=WEIGHT_RATE
-                )
-                setattr(self, part, weights)
-        self.clear()
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "candidate": dict(zip(FEATURES, self.candidate.tolist(), strict=True)),
-            "nil": dict(zip(NIL_FEATURES, self.nil.tolist(), strict=True)),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Mapping[str, float]]) -> LinkWeights:
-        """A feature that is not named has its default: one that a later version added."""
-        candidate = [
-            data["candidate"].get(name, float(default))
-            for name, default in zip(FEATURES, DEFAULTS, strict=True)
-        ]
-        nil = [
-            data["nil"].get(name, float(default))
-            for name, default in zip(NIL_FEATURES, NIL_DEFAULTS, strict=True)
-        ]
-        return cls(np.array(candidate, np.float32), np.array(nil, np.float32))
 
 
 class Linker:
@@ -268,7 +202,7 @@ class Linker:
         features[:, 0] = np.log(np.maximum(priors, LEAST))
         features[:, 3] = exact
         features[:, 4] = in_language
-        features[:, 5] = popular - _spread(_largest(popular, starts), counts)
+        features[:, 5] = popular - spread(largest(popular, starts), counts)
         nil = np.zeros((n, len(NIL_FEATURES)), np.float32)
         nil[:, 0] = 1.0
         nil[:, 1] = np.bincount(mention, exact, n) == 0
@@ -298,7 +232,7 @@ class Linker:
         counts = np.diff(batch.starts)
         agreement = self._agreement(batch, labels, label_scores)
         batch.features[:, 1] = agreement
-        batch.nil_features[:, 4] = _largest(agreement, batch.starts)
+        batch.nil_features[:, 4] = largest(agreement, batch.starts)
         if entity_logits is None:
             return
         known = ~np.isnan(entity_logits)
@@ -306,10 +240,10 @@ class Linker:
         # Around the mean of those that have a row, so that to have none is no merit and no fault.
         n_known = np.bincount(batch.mention, known, len(batch))
         means = np.bincount(batch.mention, logits, len(batch)) / np.maximum(n_known, 1)
-        centred = np.where(known, logits - _spread(means, counts), 0.0)
+        centred = np.where(known, logits - spread(means, counts), 0.0)
         batch.features[:, 2] = centred
         lowest = np.where(known, logits, -np.inf)
-        best = _largest(lowest, batch.starts)
+        best = largest(lowest, batch.starts)
         batch.nil_features[:, 5] = np.where(np.isfinite(best), best, 0.0)
 
     def _agreement(
@@ -366,48 +300,6 @@ def _lend(
     return rows, taken, np.repeat(lenders != np.arange(len(counts)), taken)
 
 
-def find_wholes(texts: Sequence[str], parts: Iterable[int]) -> dict[int, int]:
-    """The mentions of a document that are parts of others, by whole words.
-
-    texts: of the mentions, in the order of the document.
-    parts: those for which a whole is wanted.
-    RETURNS: part -> the last whole before it, or else the first after it.
-    """
-    words = [fold(text).split() for text in texts]
-    having: dict[str, list[int]] = {}
-    for i, of_mention in enumerate(words):
-        if len(of_mention) > 1:
-            for word in set(of_mention):
-                having.setdefault(word[:STEM], []).append(i)
-    wholes: dict[int, int] = {}
-    for part in parts:
-        own = words[part]
-        fitting = [
-            i
-            for i in having.get(own[0][:STEM], ())
-            if i != part and len(words[i]) > len(own) and _contains(words[i], own)
-        ]
-        if fitting:
-            before = [i for i in fitting if i < part]
-            wholes[part] = before[-1] if before else fitting[0]
-    return wholes
-
-
-def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:
-    return any(
-        all(map(_same_word, whole[at : at + len(part)], part))
-        for at in range(len(whole) - len(part) + 1)
-    )
-
-
-def _same_word(a: str, b: str) -> bool:
-    """Whether two words are one but for an ending of a few letters."""
-    if a == b:
-        return True
-    shared = len(os.path.commonprefix([a, b]))
-    return shared >= STEM and max(len(a), len(b)) - shared <= MAX_ENDING
-
-
 def given_label_scores(spans: Sequence[Span]) -> tuple[tuple[str, ...], Floats]:
     """Labels that spans came with, and scores for them, float32[spans, labels], where no head
     gives any."""
@@ -441,70 +333,7 @@ def join_batches(a: LinkBatch, b: LinkBatch) -> LinkBatch:
     )
 
 
-def score_links(batch: LinkBatch, weights: LinkWeights) -> LinkScores:
-    """Softmax over the candidates of a mention and NIL."""
-    return _normalise(batch.features @ weights.candidate, batch.nil_features @ weights.nil, batch)
-
-
-def _normalise(scores: Floats, nil: Floats, batch: LinkBatch) -> LinkScores:
-    counts = np.diff(batch.starts)
-    top = np.maximum(_largest(scores, batch.starts), nil)
-    powers, nil_powers = np.exp(scores - _spread(top, counts)), np.exp(nil - top)
-    totals = np.bincount(batch.mention, powers, len(batch)) + nil_powers
-    return LinkScores(
-        (powers / _spread(totals, counts)).astype(np.float32),
-        (nil_powers / totals).astype(np.float32),
-    )
-
-
-def link_loss(
-    batch: LinkBatch, weights: LinkWeights, kb: KnowledgeBase, gold: Sequence[str]
-) -> tuple[float, Floats]:
-    """Cross-entropy of the gold links, averaged over the mentions that have one; adds the gradients
-    of the weights to them.
-
-    gold: of each mention an id, NIL, or "" where it is not annotated. An id that the knowledge base
-        does not have is NIL.
-    RETURNS: the loss, and its gradient by the entity logits, float32[K].
-    """
-    scores = score_links(batch, weights)
-    annotated = np.array([bool(name) for name in gold], bool)
-    # A mention without a candidate is NIL for sure: nothing to learn.
-    annotated &= np.diff(batch.starts) > 0
-    n = max(int(annotated.sum()), 1)
-    numbers = np.array(
-        [-1 if (number := kb.number(name)) is None else number for name in gold], np.int64
-    )
-    truth = (batch.entities == numbers[batch.mention]).astype(np.float32)
-    hit = np.bincount(batch.mention, truth, len(batch)) > 0
-    nil_truth = (~hit).astype(np.float32)
-    right = nil_truth * scores.nil
-    right = right + np.bincount(batch.mention, truth * scores.candidates, len(batch))
-    loss = -np.log(np.maximum(right, 1e-12))[annotated].sum() / n
-    d_scores = (scores.candidates - truth) * annotated[batch.mention] / n
-    d_nil = (scores.nil - nil_truth) * annotated / n
-    weights.d_candidate += (d_scores @ batch.features).astype(np.float32)
-    weights.d_nil += (d_nil @ batch.nil_features).astype(np.float32)
-    return float(loss), _entity_gradient(batch, weights, d_scores, d_nil)
-
-
-def _entity_gradient(
-    batch: LinkBatch, weights: LinkWeights, d_scores: Floats, d_nil: Floats
-) -> Floats:
-    """Back through `Linker.fill`: centring, and the best logit that NIL sees."""
-    known = batch.rows != -1
-    d_centred = np.where(known, d_scores * weights.candidate[2], 0.0)
-    n_known = np.maximum(np.bincount(batch.mention, known, len(batch)), 1)
-    means = np.bincount(batch.mention, d_centred, len(batch)) / n_known
-    gradient = np.where(known, d_centred - means[batch.mention], 0.0)
-    if weights.nil[5]:
-        centred = np.where(known, batch.features[:, 2], -np.inf)
-        best = known & (centred == _spread(_largest(centred, batch.starts), np.diff(batch.starts)))
-        gradient += best * (d_nil * weights.nil[5])[batch.mention]
-    return gradient.astype(np.float32)
-
-
-def _largest(values: NDArray, starts: Ints) -> NDArray:
+def largest(values: NDArray, starts: Ints) -> NDArray:
     """The largest value of each group; -inf for an empty one … which has no row to be spread to,
     but is made 0 so that sums stay finite."""
     counts = np.diff(starts)
@@ -515,5 +344,5 @@ def _largest(values: NDArray, starts: Ints) -> NDArray:
     return largest
 
 
-def _spread(values: NDArray, counts: Ints) -> NDArray:
+def spread(values: NDArray, counts: Ints) -> NDArray:
     return np.repeat(values, counts)

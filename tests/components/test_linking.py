@@ -17,19 +17,16 @@ from spacy_mluke.components import mentions
 from spacy_mluke.components.entity_linking import agree, most_certain
 from spacy_mluke.components.extensions import install_extensions
 from spacy_mluke.components.knowledge import MLukeKB, type_vectors
-from spacy_mluke.components.linking import (
+from spacy_mluke.components.link_scoring import (
     DEFAULTS,
-    FEATURES,
-    NIL,
     NIL_DEFAULTS,
-    LinkBatch,
-    Linker,
     LinkScores,
     LinkWeights,
-    find_wholes,
     link_loss,
     score_links,
 )
+from spacy_mluke.components.linking import FEATURES, NIL, LinkBatch, Linker
+from spacy_mluke.components.wholes import find_wholes
 from spacy_mluke.kb.build import build_knowledge_base
 from spacy_mluke.kb.knowledge_base import KnowledgeBase
 from spacy_mluke.kb.records import Entity

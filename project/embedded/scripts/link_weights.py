@@ -1,4 +1,4 @@
-"""Fit the default weights of linking: what `components/linking.py` has as DEFAULTS.
+"""Fit the default weights of linking: what `components/link_scoring.py` has as DEFAULTS.
 
 A gold entity that the knowledge base does not have is taken for not annotated: what is right there,
 NIL, says nothing of how entities that it has are told from others. Then the bias of NIL is shifted
@@ -22,15 +22,8 @@ from spacy_mluke.cli.linking_data import (
     read_linked,
 )
 from spacy_mluke.cli.pipeline import get_component, load_pipeline
-from spacy_mluke.components.linking import (
-    FEATURES,
-    NIL,
-    NIL_FEATURES,
-    LinkBatch,
-    LinkWeights,
-    link_loss,
-    score_links,
-)
+from spacy_mluke.components.link_scoring import LinkWeights, link_loss, score_links
+from spacy_mluke.components.linking import FEATURES, NIL, NIL_FEATURES, LinkBatch
 from spacy_mluke.components.mentions import MentionBatch
 from spacy_mluke.kb.knowledge_base import KnowledgeBase
 
