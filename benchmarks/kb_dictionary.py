@@ -36,9 +36,9 @@ import spacy
 
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 from spacy_mluke.kb.dictionary import LEAST, UNSPACED_SHARE, WEIGHTS, Dictionary, Match
+from spacy_mluke.kb.dumps import XmlDump
 from spacy_mluke.kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
 from spacy_mluke.kb.records import Skips
-from spacy_mluke.kb.wikipedia import XmlDump
 from spacy_mluke.kb.wikitext import Namespaces, parse_page
 
 Bounds = tuple[int, int]

@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from spacy_mluke.kb.dumps import XmlDump, read_bytes
 from spacy_mluke.kb.records import Skips
 from spacy_mluke.kb.wikidata import read_wikidata
-from spacy_mluke.kb.wikipedia import XmlDump, read_bytes, read_wikipedia
+from spacy_mluke.kb.wikipedia import read_wikipedia
 from spacy_mluke.kb.wikitext import Namespaces, parse_page
 
 

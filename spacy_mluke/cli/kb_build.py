@@ -99,8 +99,8 @@ def find_vocabulary(path: Path) -> Path | None:
 
 
 def _recognise(path: Path) -> KbSource:
+    from ..kb.dumps import read_bytes
     from ..kb.records import Skips
-    from ..kb.wikipedia import read_bytes
 
     damage, head = Skips(), b""
     with contextlib.closing(read_bytes(path, damage)) as chunks:  # type: ignore[type-var]

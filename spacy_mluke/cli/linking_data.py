@@ -121,8 +121,8 @@ def read_dump(path: Path) -> Iterator[LinkedText | Failure]:
     there is left out. The dump is read twice, first for the redirects, which it keeps in memory.
     RAISES (ValueError): If it is not a MediaWiki dump, or the name does not state a language.
     """
+    from ..kb.dumps import XmlDump
     from ..kb.records import Skips
-    from ..kb.wikipedia import XmlDump
     from ..kb.wikitext import Namespaces, parse_page
 
     language = language_of_dump(path)

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .dumps import XmlDump, read_bytes
 from .records import Entity, Skips
 from .types import QID, ClassTree, TypeTable
-from .wikipedia import XmlDump, read_bytes
 from .wikitext import without_parenthesis
 
 SOURCE = "wikidata"

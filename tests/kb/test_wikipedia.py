@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacy_mluke.kb import wikipedia
+from spacy_mluke.kb import dumps, wikipedia
+from spacy_mluke.kb.dumps import XmlDump, read_bytes
 from spacy_mluke.kb.records import Entity, Link, Record, Seen, Skips
-from spacy_mluke.kb.wikipedia import FormCounter, XmlDump, read_bytes, read_wikipedia
+from spacy_mluke.kb.wikipedia import FormCounter, read_wikipedia
 from spacy_mluke.kb.wikitext import Namespaces, Page, parse_page, without_parenthesis
 
 # Real dumps lie beside the checkout, not in it.
@@ -374,8 +375,8 @@ def test_broken_pages_are_skipped(tmp_path: Path) -> None:
 def test_too_long_pages_and_forms_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wikipedia, "_CHUNK", 100)
-    monkeypatch.setattr(wikipedia, "_LONGEST_PAGE", 1000)
+    monkeypatch.setattr(dumps, "_CHUNK", 100)
+    monkeypatch.setattr(dumps, "_LONGEST_PAGE", 1000)
     pages = [xml_page("Lang", "x" * 3000), *PAGES, xml_page("C", f"[[D|{'y' * 201}]]")]
     records, skips = read(write_dump(tmp_path / "d.xml", pages))
     expected = read(write_dump(tmp_path / "e.xml", [*PAGES, xml_page("C", "")]))[0]
