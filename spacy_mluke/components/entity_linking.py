@@ -16,7 +16,7 @@ from ..kb.dictionary import Dictionary
 from ..kb.knowledge_base import KnowledgeBase
 from ..retrieval import EntityIndex
 from ..training import MLukeShim
-from .knowledge import AUTO, mention_language, open_knowledge_base
+from .knowledge import mention_language, open_knowledge_base
 from .link_scoring import LinkScores, LinkWeights, score_links
 from .linking import (
     NIL,
@@ -389,5 +389,3 @@ def agree(
         scores[pooled] = means[at]
         nil[members] = nil[members].mean()
 
-
-__all__ = ["AUTO", "DocLinks", "EntityLinking", "agree", "most_certain"]
