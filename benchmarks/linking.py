@@ -15,14 +15,13 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from spacy.attrs import IDX, LENGTH
 from spacy.tokens import Doc
 
 from spacy_mluke.cli.linking_data import LinkedText, place_mentions, read_linked
 from spacy_mluke.cli.pipeline import get_component, load_pipeline
+from spacy_mluke.components.mentions import token_offsets
 from spacy_mluke.kb.dictionary import Dictionary
 from spacy_mluke.kb.knowledge_base import KnowledgeBase
 
@@ -81,14 +80,14 @@ def look_up(kb: KnowledgeBase, forms: list[str], repeat: int) -> None:
 
 
 def find_mentions(kb: KnowledgeBase, docs: list[Doc], repeat: int) -> None:
-    tokens = [doc.to_array([IDX, LENGTH]).astype(np.int64).reshape(-1, 2) for doc in docs]
+    tokens = [token_offsets(doc) for doc in docs]
     size = sum(len(doc.text.encode()) for doc in docs)
     runs = []
     for _ in range(repeat):
         dictionary = Dictionary(kb)
         begin = time.perf_counter()
         for doc, offsets in zip(docs, tokens, strict=True):
-            dictionary.find(doc.text, offsets[:, 0], offsets.sum(axis=1))
+            dictionary.find(doc.text, *offsets)
         runs.append(time.perf_counter() - begin)
     print(f"dictionary: {size / 1e6 / statistics.median(runs):.2f} MB/s")
 

@@ -100,10 +100,8 @@ class PipelineLinker:
         return {(s.start, s.end): read_answer(s) for s in get_mentions(self.nlp, doc)}
 
 
-class PriorOnly:
-    """The candidate with the highest prior; NIL if there is none."""
-
-    name = "prior only"
+class _ByName:
+    """The first of the entities that the knowledge base gives for a name; NIL if there is none."""
 
     def __init__(self, kb: KnowledgeBase, max_candidates: int = MAX_CANDIDATES) -> None:
         self.kb = kb
@@ -114,42 +112,7 @@ class PriorOnly:
     ) -> list[Answers]:
         found: list[Answers] = []
         for text, pairs in zip(texts, bounds, strict=True):
-            candidates = self.kb.candidates(
-                [text.text[start:end] for start, end in pairs],
-                [_known_language(text)] * len(pairs),
-                limit=self.max_candidates,
-            )
-            ids = [
-                [self.kb.id(int(number)) for number in candidates.entities[candidates.of(i)]]
-                for i in range(len(pairs))
-            ]
-            found.append(
-                {
-                    pair: Answer(row[0] if row else NIL, row)
-                    for pair, row in zip(pairs, ids, strict=True)
-                }
-            )
-        return found
-
-
-class ExactTitle:
-    """The entity that has the mention, letter by letter, for its title: it is what the entity is
-    called first in the language of the text, or the key "lang:title". The most popular one if
-    there are several; NIL if there is none."""
-
-    name = "exact title"
-
-    def __init__(self, kb: KnowledgeBase, max_candidates: int = MAX_CANDIDATES) -> None:
-        self.kb = kb
-        self.max_candidates = max_candidates
-
-    def link(
-        self, texts: Sequence[LinkedText], bounds: Sequence[Sequence[Bounds]]
-    ) -> list[Answers]:
-        found: list[Answers] = []
-        for text, pairs in zip(texts, bounds, strict=True):
-            forms = [text.text[start:end] for start, end in pairs]
-            rows = self._find(forms, text.lang)
+            rows = self._find([text.text[start:end] for start, end in pairs], text)
             found.append(
                 {
                     pair: Answer(row[0] if row else NIL, row)
@@ -158,8 +121,35 @@ class ExactTitle:
             )
         return found
 
-    def _find(self, forms: Sequence[str], language: str) -> list[list[str]]:
-        """Ids of the entities with these titles, the most popular first."""
+    def _find(self, forms: Sequence[str], text: LinkedText) -> list[list[str]]:
+        """Ids of the entities with these names in a text, the first choice first."""
+        raise NotImplementedError
+
+
+class PriorOnly(_ByName):
+    """The candidate with the highest prior; NIL if there is none."""
+
+    name = "prior only"
+
+    def _find(self, forms: Sequence[str], text: LinkedText) -> list[list[str]]:
+        candidates = self.kb.candidates(
+            forms, [_known_language(text)] * len(forms), limit=self.max_candidates
+        )
+        return [
+            [self.kb.id(int(number)) for number in candidates.entities[candidates.of(i)]]
+            for i in range(len(forms))
+        ]
+
+
+class ExactTitle(_ByName):
+    """The entity that has the mention, letter by letter, for its title: it is what the entity is
+    called first in the language of the text, or the key "lang:title". The most popular one if
+    there are several; NIL if there is none."""
+
+    name = "exact title"
+
+    def _find(self, forms: Sequence[str], text: LinkedText) -> list[list[str]]:
+        language = text.lang
         candidates = self.kb.candidates(forms, [language] * len(forms), limit=MAX_NAMESAKES)
         found = []
         for i, form in enumerate(forms):

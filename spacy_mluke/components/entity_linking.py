@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from spacy.attrs import IDX, LENGTH
 from spacy.tokens import Doc, Span
 
 from ..kb.dictionary import Dictionary
@@ -27,7 +26,7 @@ from .linking import (
     given_label_scores,
     join_batches,
 )
-from .mentions import MentionBatch, MentionStates
+from .mentions import MentionBatch, MentionStates, token_offsets
 from .own_rows import fingerprint
 from .scorers import mentions
 
@@ -68,6 +67,7 @@ class EntityLinking:
         self._rows = np.zeros(0, np.int64)
         self._own_rows_fit = False
         self._index: EntityIndex | None = None
+        self._known = self._rows, self._rows  # what `_known_rows` gave, with the index
         self._dictionary: Dictionary | None = None
 
     def use(self, kb: KnowledgeBase | None) -> None:
@@ -147,8 +147,7 @@ class EntityLinking:
             self._dictionary = Dictionary(linker.kb)
         key = self.cfg["mentions_key"]
         for doc in docs:
-            offsets = doc.to_array([IDX, LENGTH]).astype(np.int64).reshape(-1, 2)
-            found = self._dictionary.find(doc.text, offsets[:, 0], offsets.sum(axis=1))
+            found = self._dictionary.find(doc.text, *token_offsets(doc))
             spans = [Span(doc, start, end, label=PLACEHOLDER) for start, end in found]
             if self.cfg["mentions"] == "both":
                 given = mentions(doc, key)
@@ -172,7 +171,7 @@ class EntityLinking:
         if linker is None:
             return None
         languages = [mention_language(doc, self.cfg["language"]) for doc in docs]
-        batch = linker.find(docs, spans, languages, gold=gold)
+        batch = linker.find(spans, languages, gold=gold)
         if self.shim.checkpoint.model.entity_predictions is None:
             return batch
         width = self.shim.checkpoint.config.entity_emb_size if self._own_rows_fit else 0
@@ -251,12 +250,13 @@ class EntityLinking:
             self._index = EntityIndex(
                 checkpoint.encoder.entity_table, head.bias, checkpoint.table_digest
             )
+            self._known = self._known_rows(kb)
         rows, logits = self._index.search(
             torch.from_numpy(queries[bare]).to(self.shim.device),
             linker.limit,
             exclude=sorted(checkpoint.entities.special.values()),
         )
-        table_rows, numbers = self._known_rows(kb)
+        table_rows, numbers = self._known
         mention = np.repeat(bare, rows.shape[1])
         flat = rows.cpu().numpy().ravel()
         at = np.searchsorted(table_rows, flat)
@@ -282,16 +282,14 @@ class EntityLinking:
         scores: LinkScores,
     ) -> list[DocLinks]:
         found, nil = scores.candidates.copy(), scores.nil.copy()
+        firsts = np.cumsum([0, *map(len, spans)]).tolist()
+        if self.cfg["consistent"]:
+            for first, of_doc in zip(firsts, spans, strict=False):
+                agree(links, found, nil, first, [span.text for span in of_doc])
         order = np.lexsort((links.entities, -found, links.mention))
         results = []
-        first = 0
-        for doc, of_doc in zip(docs, spans, strict=True):
-            mentions = slice(first, first + len(of_doc))
-            if self.cfg["consistent"]:
-                agree(links, found, nil, first, [span.text for span in of_doc])
-                rows = np.arange(links.starts[mentions.start], links.starts[mentions.stop])
-                order[rows] = rows[np.lexsort((links.entities[rows], -found[rows],
-                                               links.mention[rows]))]  # fmt: skip
+        for doc, first, end in zip(docs, firsts, firsts[1:], strict=False):
+            mentions = slice(first, end)
             part = order[links.starts[mentions.start] : links.starts[mentions.stop]]
             starts = links.starts[mentions.start : mentions.stop + 1]
             results.append(
@@ -304,7 +302,6 @@ class EntityLinking:
                     mention_language(doc, self.cfg["language"]),
                 )
             )
-            first = mentions.stop
         return results
 
     # -- results -------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class LinkBatch:
     mention (int64[K]): the mention of each candidate.
     entities (int64[K]): entity numbers.
     priors (float32[K]).
-    features (float32[K, F]): "type" and "entity" are 0 until `Linker.score` fills them.
+    features (float32[K, F]): "type" and "entity" are 0 until `Linker.fill` fills them.
     nil_features (float32[M, G]): likewise.
     rows (int64[K]): rows in the entity table, -1 for none; -2 - i is row i of `vectors`.
     vectors (float32[n, D]): rows of entities that the table does not have.
@@ -104,7 +104,6 @@ class Linker:
 
     def find(
         self,
-        docs: Sequence[Doc],
         spans: Sequence[Sequence[Span]],
         languages: Sequence[str | None],
         *,
@@ -334,8 +333,7 @@ def join_batches(a: LinkBatch, b: LinkBatch) -> LinkBatch:
 
 
 def largest(values: NDArray, starts: Ints) -> NDArray:
-    """The largest value of each group; -inf for an empty one … which has no row to be spread to,
-    but is made 0 so that sums stay finite."""
+    """The largest value of each group; 0 for an empty one, so that sums stay finite."""
     counts = np.diff(starts)
     largest = np.zeros(len(counts), np.float32)
     if len(values):

@@ -57,14 +57,19 @@ class MentionStates:
     queries: Floats | None = None
 
 
+def token_offsets(doc: Doc) -> tuple[Ints, Ints]:
+    """Where in the text each token begins, and ends (int64[tokens] each)."""
+    offsets = doc.to_array([IDX, LENGTH]).astype(np.int64).reshape(-1, 2)
+    return offsets[:, 0], offsets.sum(axis=1)
+
+
 def doc_reading(
     doc: Doc, bounds: Sequence[tuple[int, int]], tokenizer: PieceTokenizer, max_pieces: int
 ) -> Reading:
     """A document in word pieces: mentions given by token bounds [start, end), and, if it is longer
     than one window, the places where tokens and sentences begin."""
     pieces = tokenizer.encode(doc.text)
-    offsets = doc.to_array([IDX, LENGTH]).astype(np.int64).reshape(-1, 2)
-    token_starts, token_ends = offsets[:, 0], offsets[:, 0] + offsets[:, 1]
+    token_starts, token_ends = token_offsets(doc)
     starts, ends = np.array(bounds, np.int64).reshape(-1, 2).T
     first, last = pieces.align(token_starts[starts], token_ends[ends - 1])
     if len(pieces) <= max_pieces:

@@ -158,7 +158,7 @@ def test_types_agree_with_labels(kb):
     nlp = spacy.blank("xx")
     doc = make_doc(nlp, "Paris and Paris", [(0, 5), (10, 15)])
     linker = Linker(kb)
-    batch = linker.find([doc], [doc.ents], ["en"])
+    batch = linker.find([doc.ents], ["en"])
     scores = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
     linker.fill(batch, ("PERSON", "GPE"), scores, None)
     agreement = {
@@ -181,7 +181,7 @@ def test_candidates_can_be_kept_out(kb):
     doc = make_doc(nlp, "Paris", [(0, 5)])
 
     def found(**settings):
-        batch = Linker(kb, **settings).find([doc], [doc.ents], ["en"])
+        batch = Linker(kb, **settings).find([doc.ents], ["en"])
         return [kb.id(number) for number in batch.entities.tolist()]
 
     assert found() == ["Q90", "Q47899", "Q830149"]
@@ -196,12 +196,12 @@ def test_gold_entities_become_candidates(kb):
     nlp = spacy.blank("xx")
     doc = make_doc(nlp, "Paris and Rome", [(0, 5), (10, 14)])
     gold = [["Q1490", "Q90"]]
-    batch = Linker(kb).find([doc], [doc.ents], ["en"], gold=gold)
+    batch = Linker(kb).find([doc.ents], ["en"], gold=gold)
     named = [kb.id(number) for number in batch.entities.tolist()]
     assert named == ["Q90", "Q47899", "Q830149", "Q1490", "Q90"]
     assert batch.starts.tolist() == [0, 4, 5]
     assert batch.mention.tolist() == [0, 0, 0, 0, 1]
-    again = Linker(kb).find([doc], [doc.ents], ["en"], gold=[["Q90", NIL]])
+    again = Linker(kb).find([doc.ents], ["en"], gold=[["Q90", NIL]])
     assert again.starts.tolist() == [0, 3, 3]
 
 
@@ -210,7 +210,7 @@ def test_a_part_is_what_its_whole_is(kb):
     assert find_wholes(texts, [0, 2, 3, 5, 6]) == {0: 1, 2: 1, 5: 4}
     nlp = spacy.blank("xx")
     doc = make_doc(nlp, "Marie Curie and Curie", [(0, 11), (16, 21)])
-    batch = Linker(kb).find([doc], [doc.ents], [None])
+    batch = Linker(kb).find([doc.ents], [None])
     assert [kb.id(number) for number in batch.entities.tolist()] == ["Q7186", "Q7186"]
     assert batch.features[:, 3].tolist() == [1.0, 0.0]  # by its name, and not
 
