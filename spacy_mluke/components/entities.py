@@ -1,4 +1,4 @@
-"""`mluke_entities`: a vector, a label and a link for every mention, those of a window in one pass."""
+"""`mluke_entities`: a vector, a label and a link for each mention, all of a window in one pass."""
 
 from __future__ import annotations
 
@@ -419,7 +419,9 @@ class MLukeEntities(TrainablePipe):
         return self._get_loss(examples, gold, self._training_batch(examples, gold), scores)
 
     def _gold(self, examples: Sequence[Example]) -> list[dict[Bounds, Gold]]:
-        return [gold_of(example, self.cfg["mentions_key"], self.cfg["learn"]) for example in examples]
+        return [
+            gold_of(example, self.cfg["mentions_key"], self.cfg["learn"]) for example in examples
+        ]
 
     def _training_batch(
         self, examples: Sequence[Example], gold: Sequence[dict[Bounds, Gold]]
@@ -427,7 +429,9 @@ class MLukeEntities(TrainablePipe):
         docs = [example.predicted for example in examples]
         bounds = [list(of_doc) for of_doc in gold]
         links = None
-        if "linking" in self.cfg["learn"] and any(g.link for of_doc in gold for g in of_doc.values()):
+        if "linking" in self.cfg["learn"] and any(
+            g.link for of_doc in gold for g in of_doc.values()
+        ):
             spans = [
                 [doc[start:end] for start, end in of_doc]
                 for doc, of_doc in zip(docs, bounds, strict=True)
@@ -459,8 +463,8 @@ class MLukeEntities(TrainablePipe):
     # -- saving --------------------------------------------------------------------------------
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Save settings, the whole checkpoint and the knowledge base, but for the embedded one: what
-        is saved needs nothing else to load."""
+        """Save settings, the whole checkpoint and the knowledge base, unless it is the
+        embedded one: what is saved needs nothing else to load."""
         kb = self._kept_knowledge_base()
         util.to_disk(
             path,

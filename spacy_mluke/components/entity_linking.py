@@ -211,7 +211,8 @@ class EntityLinking:
         read: reads the mentions again, to refine.
         """
         linker, links = self.linker, batch.links
-        assert linker is not None and links is not None
+        assert linker is not None
+        assert links is not None
         if not labels:
             labels, probabilities = given_label_scores([s for of_doc in spans for s in of_doc])
         logits = states.entity_logits
@@ -268,7 +269,7 @@ class EntityLinking:
         return more
 
     def _known_rows(self, kb: KnowledgeBase) -> tuple[Ints, Ints]:
-        """Rows of the table that are entities of the knowledge base, ascending, and their numbers."""
+        """Rows of the table that are entities of the knowledge base, ascending; their numbers."""
         rows = self._table_rows(kb, np.arange(len(kb)))
         (numbers,) = np.nonzero(rows >= 0)
         order = np.argsort(rows[numbers], kind="stable")
@@ -307,7 +308,7 @@ class EntityLinking:
     # -- results -------------------------------------------------------------------------------
 
     def choose(self, links: DocLinks) -> tuple[list[str], list[str]]:
-        """For each mention the id of its entity, or NIL, and the first type of that entity, or ""."""
+        """For each mention the id of its entity, or NIL; and the entity's first type, or ""."""
         kb = self.knowledge_base
         assert kb is not None
         threshold = self.cfg["link_threshold"] or 0.0
@@ -342,9 +343,7 @@ class EntityLinking:
 _LINKER_SETTINGS = ("knowledge_base", "max_candidates", "link_types", "drop_ids", "label_types")
 
 
-def most_certain(
-    links: LinkBatch, scores: LinkScores, counts: Iterable[int], share: float
-) -> Ints:
+def most_certain(links: LinkBatch, scores: LinkScores, counts: Iterable[int], share: float) -> Ints:
     """Which mentions to take for decided: in each document this share of those that have
     candidates, the most certain first, and among them those whose entity has a row.
 
@@ -369,9 +368,7 @@ def most_certain(
     return decided
 
 
-def agree(
-    links: LinkBatch, scores: Floats, nil: Floats, first: int, texts: Sequence[str]
-) -> None:
+def agree(links: LinkBatch, scores: Floats, nil: Floats, first: int, texts: Sequence[str]) -> None:
     """Give mentions of one document that are spelt alike the mean of their scores, in place."""
     groups: dict[str, list[int]] = {}
     for i, text in enumerate(texts):
@@ -385,4 +382,3 @@ def agree(
         means = np.bincount(at, scores[pooled], len(entities)) / len(members)
         scores[pooled] = means[at]
         nil[members] = nil[members].mean()
-

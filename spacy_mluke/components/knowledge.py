@@ -1,4 +1,4 @@
-"""Knowledge bases of components: where they come from, how they are kept, and as spaCy's own kind."""
+"""Knowledge bases of components: where they come from, how they are kept, and as spaCy's own."""
 
 from __future__ import annotations
 

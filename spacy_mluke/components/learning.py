@@ -24,9 +24,7 @@ class Gold:
     link: str
 
 
-def gold_of(
-    example: Example, mentions_key: str | None, tasks: Sequence[str]
-) -> dict[Bounds, Gold]:
+def gold_of(example: Example, mentions_key: str | None, tasks: Sequence[str]) -> dict[Bounds, Gold]:
     """Token bounds in the predicted document -> what is known of the mention there, for these
     tasks ("typing", "linking"). Mentions of which nothing is known are left out, and so are those
     whose bounds are not token bounds there."""
@@ -108,7 +106,8 @@ def link_gradients(
         entity head.
     """
     linker, links = linking.linker, batch.links
-    assert linker is not None and links is not None
+    assert linker is not None
+    assert links is not None
     if not labels:
         spans = [
             doc[start:end]

@@ -52,7 +52,10 @@ class LinkWeights:
             gradient = getattr(self, f"d_{part}")
             if gradient.any():
                 weights, _ = optimizer(
-                    (id(self), f"{name}.{part}"), getattr(self, part), gradient, lr_scale=WEIGHT_RATE
+                    (id(self), f"{name}.{part}"),
+                    getattr(self, part),
+                    gradient,
+                    lr_scale=WEIGHT_RATE,
                 )
                 setattr(self, part, weights)
         self.clear()

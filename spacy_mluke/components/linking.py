@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from spacy.tokens import Doc, Span
-from thinc.api import Optimizer
+from spacy.tokens import Span
 
 from ..kb.candidates import EXACT, SIMILAR
 from ..kb.knowledge_base import KnowledgeBase
@@ -117,9 +115,7 @@ class Linker:
         """
         forms = [span.text for of_doc in spans for span in of_doc]
         asked = [
-            language
-            for of_doc, language in zip(spans, languages, strict=True)
-            for _ in of_doc
+            language for of_doc, language in zip(spans, languages, strict=True) for _ in of_doc
         ]
         found = self.kb.candidates(forms, asked, limit=self.limit)
         counts = np.diff(found.starts)
@@ -245,9 +241,7 @@ class Linker:
         best = largest(lowest, batch.starts)
         batch.nil_features[:, 5] = np.where(np.isfinite(best), best, 0.0)
 
-    def _agreement(
-        self, batch: LinkBatch, labels: tuple[str, ...], label_scores: Floats
-    ) -> Floats:
+    def _agreement(self, batch: LinkBatch, labels: tuple[str, ...], label_scores: Floats) -> Floats:
         """float32[K]: log of how much an entity's types fit its mention's labels."""
         masks = self.kb.type_masks[batch.entities]
         best = np.full(len(batch.entities), LEAST_AGREEMENT, np.float32)

@@ -26,7 +26,7 @@ from spacy_transformers.layers import split_trf_batch, trfs2arrays
 from spacy_transformers.util import maybe_flush_pytorch_cache
 from thinc.api import CupyOps, Model, Optimizer, chain
 from thinc.types import Floats2d, Ints1d, Ragged
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..checkpoint import Checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 
 from ..kb.normalization import fold
@@ -49,5 +48,6 @@ def _same_word(a: str, b: str) -> bool:
     """Whether two words are one but for an ending of a few letters."""
     if a == b:
         return True
-    shared = len(os.path.commonprefix([a, b]))
+    differing = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    shared = next(differing, min(len(a), len(b)))
     return shared >= STEM and max(len(a), len(b)) - shared <= MAX_ENDING

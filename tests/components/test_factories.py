@@ -311,7 +311,10 @@ def test_config_is_filled_in(no_network):
     defaults = Language.get_factory_meta("mluke_entities").default_config or {}
     assert filled == {**defaults, "spans_key": "read", "factory": "mluke_entities"}
     weights = nlp.config["training"]["score_weights"]
-    assert {name: weight for name, weight in weights.items() if weight} == {"types_micro_f": 0.5, "links_micro_f": 0.5}
+    assert {name: weight for name, weight in weights.items() if weight} == {
+        "types_micro_f": 0.5,
+        "links_micro_f": 0.5,
+    }
 
 
 WRONG = [

@@ -124,9 +124,7 @@ def test_gradients_are_those_of_torch(kb):
     batch = make_batch([3, 1, 0, 1], entities=np.array(numbers), rows=[4, -1, 7, 5, 6])
     batch.features[:] = rng.normal(size=batch.features.shape)
     batch.nil_features[:] = rng.normal(size=batch.nil_features.shape)
-    weights = LinkWeights(
-        rng.normal(size=6).astype("f4"), (rng.normal(size=6) + 0.5).astype("f4")
-    )
+    weights = LinkWeights(rng.normal(size=6).astype("f4"), (rng.normal(size=6) + 0.5).astype("f4"))
     linker = Linker(kb)
     logits = np.array([0.3, np.nan, -0.4, 1.0, 0.2], np.float32)
     linker.fill(batch, ("PER", "LOC"), np.full((4, 2), 0.5, np.float32), logits)
@@ -287,7 +285,7 @@ def test_without_a_knowledge_base_ids_stay(plain_checkpoint):
 
 
 def test_titles_are_the_default_of_checkpoints_with_entities(plain_checkpoint):
-    nlp, component = make_nlp(plain_checkpoint)
+    nlp, _ = make_nlp(plain_checkpoint)
     doc = nlp(make_doc(nlp, "東京 is Tokyo, Rome not", [(0, 2), (6, 11), (13, 17)]))
     assert ids(doc) == ["en:Tokyo", "en:Tokyo", NIL]
     assert doc.ents[0]._.mluke_candidates[0]["name"] == "Tokyo"
@@ -387,7 +385,7 @@ def test_the_head_decides(masked_checkpoint, kb_folder):
 
 
 def test_what_is_decided_is_read_as_its_entity(masked_checkpoint, kb_folder, monkeypatch):
-    nlp, component = make_nlp(masked_checkpoint, knowledge_base=str(kb_folder), refine=1)
+    nlp, _ = make_nlp(masked_checkpoint, knowledge_base=str(kb_folder), refine=1)
     seen = []
     read = mentions._read_mentions
 
@@ -466,7 +464,7 @@ def examples_of(nlp):
 
 @pytest.mark.parametrize("learn", [["linking"], ["typing", "linking"]])
 def test_links_are_learned(masked_checkpoint, kb_folder, learn):
-    nlp, component = make_nlp(masked_checkpoint, knowledge_base=str(kb_folder), learn=learn)
+    nlp, _ = make_nlp(masked_checkpoint, knowledge_base=str(kb_folder), learn=learn)
     examples = examples_of(nlp)
     optimizer = nlp.initialize(lambda: examples)
     optimizer.learn_rate = 0.003
