@@ -30,11 +30,12 @@ import torch.nn.functional as F
 import typer
 
 from spacy_mluke.checkpoint import Checkpoint, load_checkpoint
-from spacy_mluke.encoder import Pack, init_weights
+from spacy_mluke.encoder import init_weights
 from spacy_mluke.heads import MLuke
 from spacy_mluke.kb.dumps import XmlDump
 from spacy_mluke.kb.records import Skips
 from spacy_mluke.kb.wikitext import Namespaces, parse_page
+from spacy_mluke.packs import Pack
 from spacy_mluke.windows import Reading, Window, pack_windows
 
 Arg, Opt = typer.Argument, typer.Option

@@ -19,8 +19,8 @@ import torch
 import transformers
 
 from spacy_mluke.config import MLukeConfig
-from spacy_mluke.encoder import Pack
 from spacy_mluke.heads import MLuke
+from spacy_mluke.packs import Pack
 from spacy_mluke.weights import read_weights
 
 VOCABULARY, MASK = 250_004, 2

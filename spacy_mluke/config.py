@@ -13,10 +13,11 @@ EMBEDDED = "embedded"
 # The key of config.json under which we keep what `transformers` has no word for, and its keys.
 OWN_SECTION = "spacy_mluke"
 _OWN = ("piece_layout", "piece_convention", "max_mention_length", "max_entity_length",
-        "hide_entities")  # fmt: skip
+        "hide_entities", "entity_attention", "ner_labels")  # fmt: skip
 
 PieceLayout = Literal["fairseq", "sentencepiece", "tokenizer.json"]
 PieceConvention = Literal["context", "words", "markers"]
+EntityAttention = Literal["full", "words"]
 
 # The values of `problem_type` in `transformers`.
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
@@ -82,6 +83,10 @@ class MLukeConfig:
     # The released mLUKE NER checkpoint was trained with every entity masked out
     # (github.com/studio-ousia/luke, pull request 172).
     hide_entities: bool = False
+    # Whether words and entities see each other, or entities see words and themselves, and words
+    # see no entities (what the ner head needs).
+    entity_attention: EntityAttention = "full"
+    ner_labels: tuple[str, ...] = ()  # of the ner head, which `transformers` does not know
     # Everything in config.json that we do not read, so that saving loses nothing.
     other: dict[str, Any] = field(default_factory=dict, compare=False)
 
@@ -126,6 +131,7 @@ class MLukeConfig:
             ("hidden_act", ACTIVATIONS),
             ("piece_layout", (None, *get_args(PieceLayout))),
             ("piece_convention", get_args(PieceConvention)),
+            ("entity_attention", get_args(EntityAttention)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"config: {name} is {getattr(self, name)!r}; known are {known}")
@@ -139,7 +145,8 @@ class MLukeConfig:
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of the heads that the checkpoint carries."""
-        return tuple(head for name in self.architectures for head in HEADS[name])
+        heads = tuple(head for name in self.architectures for head in HEADS[name])
+        return (*heads, "ner") if self.ner_labels else heads
 
     @property
     def max_pieces(self) -> int:
@@ -177,6 +184,7 @@ class MLukeConfig:
                 f"known are {', '.join(sorted(_OWN))}"
             )
         own.pop("format", None)
+        own["ner_labels"] = tuple(own.get("ner_labels", ()))
         architectures = tuple(data.pop("architectures", None) or ("LukeModel",))
         if "piece_convention" not in own:
             own["piece_convention"] = _CONVENTIONS.get(architectures[0], "context")
@@ -203,6 +211,7 @@ class MLukeConfig:
         data = asdict(self)
         other = data.pop("other")
         own = {name: data.pop(name) for name in _OWN}
+        own["ner_labels"] = list(self.ner_labels)
         labels = data.pop("labels")
         data["architectures"] = list(self.architectures)
         if data["problem_type"] is None:

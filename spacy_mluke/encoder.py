@@ -3,128 +3,25 @@
 Parameter names are those of `transformers.LukeModel`, so a state dict fits both ways. What differs
 is the layout: a `Pack` holds the positions of many windows one after another without padding, and
 only attention, where windows must not see each other, spreads them over a padded block.
+
+Words and entities see each other ("full"), or an entity sees the words and itself, and no word sees
+an entity ("words"): then the words need to be read but once for any number of entities.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import MLukeConfig
-
-
-@dataclass(frozen=True)
-class Pack:
-    """Several windows, unpadded: first the word pieces of all, then the entities of all.
-
-    Build one with `Pack.from_windows`. B windows hold W word pieces and E entities in total; no
-    mention covers more than M positions.
-
-    pieces (int64[W]): word piece ids, every window with its own `<s>` and `</s>`.
-    piece_positions (int64[W]): index of each piece in its window, from 0.
-    entities (int64[E]): entity ids.
-    entity_positions (int64[E, M]): the indices, in its window, of the pieces that a mention
-        covers; -1 where there are fewer than M.
-    slots (int64[W + E]): place of each position in the padded [B * length] block of attention.
-    filled (bool[B, length] | None): places of that block that hold a position; None if all do.
-    entity_places (bool[B, length]): places that hold an entity.
-    word_starts (int64 array [B + 1]), entity_starts (int64 array [B + 1]): where each window begins
-        in `pieces` and `entities`; on the host.
-    """
-
-    pieces: Tensor
-    piece_positions: Tensor
-    entities: Tensor
-    entity_positions: Tensor
-    slots: Tensor
-    filled: Tensor | None
-    entity_places: Tensor
-    word_starts: NDArray[np.int64]
-    entity_starts: NDArray[np.int64]
-
-    @classmethod
-    def from_windows(
-        cls,
-        pieces: Sequence[NDArray[np.int64]],
-        entities: Sequence[NDArray[np.int64]],
-        positions: Sequence[Sequence[NDArray[np.int64]]],
-        device: torch.device | str = "cpu",
-    ) -> Pack:
-        """Pack windows.
-
-        pieces: per window the ids of its word pieces, `<s>` and `</s>` included.
-        entities: per window the ids of its entities; may be empty.
-        positions: per window and entity the indices of the pieces of its mention.
-        RAISES (ValueError): If the three disagree in length or a window has no piece.
-        """
-        word_lengths = np.array([len(ids) for ids in pieces], dtype=np.int64)
-        entity_lengths = np.array([len(ids) for ids in entities], dtype=np.int64)
-        mention_counts = [len(rows) for rows in positions]
-        if len(entity_lengths) != len(word_lengths) or list(entity_lengths) != mention_counts:
-            raise ValueError(
-                f"a pack needs pieces, entities and positions of the same windows; got "
-                f"{len(word_lengths)} windows with {entity_lengths.tolist()} entities and "
-                f"{mention_counts} position rows"
-            )
-        if not len(word_lengths) or not word_lengths.all():
-            raise ValueError("a pack needs at least one window, and every window a piece (`<s>`)")
-        word_starts = np.concatenate([[0], np.cumsum(word_lengths)])
-        entity_starts = np.concatenate([[0], np.cumsum(entity_lengths)])
-        lengths = word_lengths + entity_lengths
-        n_windows, length = len(lengths), int(lengths.max())
-        windows = np.arange(n_windows)
-        piece_positions = np.arange(word_starts[-1]) - np.repeat(word_starts[:-1], word_lengths)
-        entity_order = np.arange(entity_starts[-1]) - np.repeat(entity_starts[:-1], entity_lengths)
-        slots = np.concatenate(
-            [
-                np.repeat(windows * length, word_lengths) + piece_positions,
-                np.repeat(windows * length + word_lengths, entity_lengths) + entity_order,
-            ]
-        )
-        rows = [row for window in positions for row in window]
-        entity_positions = np.full((len(rows), max(map(len, rows), default=1)), -1, np.int64)
-        for i, row in enumerate(rows):
-            entity_positions[i, : len(row)] = row
-        places = np.arange(length)[None, :]
-        filled = places < lengths[:, None]
-        entity_places = filled & (places >= word_lengths[:, None])
-
-        def tensor(array: NDArray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-        return cls(
-            pieces=tensor(np.concatenate(pieces).astype(np.int64)),
-            piece_positions=tensor(piece_positions),
-            entities=tensor(np.concatenate([*entities, np.zeros(0, np.int64)]).astype(np.int64)),
-            entity_positions=tensor(entity_positions),
-            slots=tensor(slots),
-            filled=None if filled.all() else tensor(filled),
-            entity_places=tensor(entity_places),
-            word_starts=word_starts,
-            entity_starts=entity_starts,
-        )
-
-    def spread(self, x: Tensor) -> Tensor:
-        """[W + E, H] -> [B, length, H], zero where nothing is."""
-        n_windows, length = self.entity_places.shape
-        if n_windows == 1:
-            return x[None]
-        block = x.new_zeros(n_windows * length, x.shape[-1])
-        return block.index_copy(0, self.slots, x).view(n_windows, length, -1)
-
-    def gather(self, block: Tensor) -> Tensor:
-        """The reverse of `spread`: [B, length, H] -> [W + E, H]."""
-        if len(block) == 1:
-            return block[0]
-        return block.flatten(0, 1).index_select(0, self.slots)
+from .packs import Pack, Queries
 
 
 class WordEmbeddings(nn.Module):
@@ -241,29 +138,68 @@ class SelfAttention(nn.Module):
             self.e2e_query = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(self, x: Tensor, pack: Pack) -> Tensor:
+    def keys_and_values(self, x: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        """[W + E, H] -> two of [B, heads, length, H / heads]."""
+        return self._split(self.key(x), pack), self._split(self.value(x), pack)
+
+    def forward(self, x: Tensor, pack: Pack, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """read: keys and values, if they are known already."""
         visible = self._visible_keys(pack)
-        key, value = self._split(self.key(x), pack), self._split(self.value(x), pack)
+        key, value = self.keys_and_values(x, pack) if read is None else read
         dropout = self.dropout.p if self.training else 0.0
         if self.entity_aware and len(pack.entities):
             words, entities = x[: len(pack.pieces)], x[len(pack.pieces) :]
             to_words = torch.cat([self.query(words), self.e2w_query(entities)])
             to_entities = torch.cat([self.w2e_query(words), self.e2e_query(entities)])
-            key = key.transpose(-1, -2)
+            keys = key.transpose(-1, -2)
             scores = torch.where(
                 pack.entity_places[:, None, None, :],
-                self._split(to_entities, pack) @ key,
-                self._split(to_words, pack) @ key,
-            ) / math.sqrt(key.shape[-2])
-            if visible is not None:
-                scores = scores.masked_fill(~visible, -torch.inf)
-            out = F.dropout(scores.softmax(-1), dropout) @ value
+                self._split(to_entities, pack) @ keys,
+                self._split(to_words, pack) @ keys,
+            )
+        elif self.training and x.device.type == "cpu":
+            # The backward pass of the fused attention takes three times as long on CPUs.
+            scores = self._split(self.query(x), pack) @ key.transpose(-1, -2)
         else:
             query = self._split(self.query(x), pack)
             out = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=visible, dropout_p=dropout
             )
+            return pack.gather(out.transpose(1, 2).flatten(2))
+        scores = scores / math.sqrt(key.shape[-1])
+        if visible is not None:
+            scores = scores.masked_fill(~visible, -torch.inf)
+        out = F.dropout(scores.softmax(-1), dropout) @ value
         return pack.gather(out.transpose(1, 2).flatten(2))
+
+    def ask(self, x: Tensor, queries: Queries, memory: WordMemory, layer: int) -> Tensor:
+        """Attention of queries [Q, H] to the words of their windows and to themselves."""
+        windows, length, slots = queries.block()
+        key, value = (block[windows] for block in memory.layers[layer])
+
+        def spread(rows: Tensor) -> Tensor:
+            """[Q, heads, D] -> [B, heads, length, D]"""
+            block = rows.new_zeros(len(key) * length, *rows.shape[1:])
+            block = block.index_copy(0, slots, rows)
+            return block.unflatten(0, (len(key), length)).transpose(1, 2)
+
+        def heads(rows: Tensor) -> Tensor:
+            return rows.unflatten(-1, (self.n_heads, -1))
+
+        scores = spread(heads((self.e2w_query if self.entity_aware else self.query)(x)))
+        scores = scores @ key.transpose(-1, -2)
+        if memory.pack.filled is not None:
+            seen = memory.pack.filled[windows][:, None, None, :]
+            scores = scores.masked_fill(~seen, -torch.inf)
+        own_value = heads(self.value(x))
+        own_score = (heads((self.e2e_query if self.entity_aware else self.query)(x))
+                     * heads(self.key(x))).sum(-1, keepdim=True)  # fmt: skip
+        if self.hide_entities:
+            own_score = torch.full_like(own_score, -torch.inf)
+        scores = torch.cat([scores, spread(own_score)], dim=-1) / math.sqrt(key.shape[-1])
+        weights = F.dropout(scores.softmax(-1), self.dropout.p if self.training else 0.0)
+        out = weights[..., :-1] @ value + weights[..., -1:] * spread(own_value)
+        return out.transpose(1, 2).flatten(0, 1).index_select(0, slots).flatten(1)
 
     def _split(self, x: Tensor, pack: Pack) -> Tensor:
         """[W + E, H] -> [B, heads, length, H / heads]."""
@@ -300,8 +236,8 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = AddAndNorm(config, config.hidden_size)
 
-    def forward(self, x: Tensor, pack: Pack) -> Tensor:
-        return self.output(self.self(x, pack), x)
+    def forward(self, x: Tensor, pack: Pack, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        return self.output(self.self(x, pack, read), x)
 
 
 class Intermediate(nn.Module):
@@ -334,8 +270,12 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = AddAndNorm(config, config.intermediate_size)
 
-    def forward(self, x: Tensor, pack: Pack) -> Tensor:
-        x = self.attention(x, pack)
+    def forward(self, x: Tensor, pack: Pack, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x = self.attention(x, pack, read)
+        return self.output(self.intermediate(x), x)
+
+    def ask(self, x: Tensor, queries: Queries, memory: WordMemory, layer: int) -> Tensor:
+        x = self.attention.output(self.attention.self.ask(x, queries, memory, layer), x)
         return self.output(self.intermediate(x), x)
 
 
@@ -356,6 +296,20 @@ class Pooler(nn.Module):
         """[W, H] -> [B, H]."""
         firsts = torch.from_numpy(pack.word_starts[:-1]).to(words.device)
         return torch.tanh(self.dense(words[firsts]))
+
+
+@dataclass
+class WordMemory:
+    """The words of a pack, read.
+
+    pack: what was read; it has no entities.
+    states (float[W, H]): of the last layer.
+    layers: keys and values of each layer, float[B, heads, length, H / heads].
+    """
+
+    pack: Pack
+    states: Tensor
+    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 class MLukeEncoder(nn.Module):
@@ -383,16 +337,42 @@ class MLukeEncoder(nn.Module):
 
         RETURNS: states of the word pieces, float[W, H], and of the entities, float[E, H].
         """
+        if self.config.entity_attention == "words" and len(pack.entities):
+            memory = self.read_words(pack.words_only())
+            return memory.states, self.read_queries(memory, pack.as_queries())
         x = self.embeddings(pack.pieces, pack.piece_positions)
         if len(pack.entities):
             entities = self.entity_embeddings(pack.entities, pack.entity_positions)
             x = torch.cat([x, entities.to(x.dtype)])
         for layer in self.encoder.layer:
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, pack, use_reentrant=False)
-            else:
-                x = layer(x, pack)
+            x = self._run(layer, x, pack)
         return x[: len(pack.pieces)], x[len(pack.pieces) :]
+
+    def read_words(self, pack: Pack) -> WordMemory:
+        """Read the words of a pack without entities, and keep what entities need to see of them."""
+        x = self.embeddings(pack.pieces, pack.piece_positions)
+        memory = WordMemory(pack, x)
+        for layer in cast(Sequence[Layer], self.encoder.layer):
+            memory.layers.append(layer.attention.self.keys_and_values(x, pack))
+            x = self._run(layer, x, pack, memory.layers[-1])
+        memory.states = x
+        return memory
+
+    def read_queries(self, memory: WordMemory, queries: Queries) -> Tensor:
+        """States of entities that see the words and themselves: float[Q, H].
+
+        It is what `forward` gives with a mask that hides entities from words and from each other.
+        """
+        x = self.entity_embeddings(queries.entities, queries.positions)
+        if len(x):
+            for i, layer in enumerate(cast(Sequence[Layer], self.encoder.layer)):
+                x = self._run(layer.ask, x, queries, memory, i)
+        return x
+
+    def _run(self, layer: Callable[..., Tensor], *args: Any) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
 
 
 def set_dropout(module: nn.Module, rate: float) -> None:

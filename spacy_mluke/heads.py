@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import MLukeConfig
-from .encoder import Activation, EntityTable, MLukeEncoder, Pack, init_weights
+from .encoder import Activation, EntityTable, MLukeEncoder, init_weights
+from .packs import Pack
 
 
 class TypingHead(nn.Linear):
@@ -53,6 +54,31 @@ class SpanHead(nn.Linear):
     ) -> Tensor:
         """[N, H] three times, `ends` being the last piece inside -> logits [N, labels]."""
         return super().forward(self.dropout(torch.cat([starts, ends, entities], dim=-1)))
+
+
+class NerHead(nn.Module):
+    """Entities among the spans of a text, when entities see words and words do not see entities.
+
+    Two scores of a token, whether an entity begins or ends with it, choose the spans that are
+    looked at; those get labels as in `SpanHead`, column 0 being "no entity". Ours: no class of
+    `transformers` has it, and a checkpoint can have it besides another head.
+    """
+
+    def __init__(self, config: MLukeConfig) -> None:
+        super().__init__()
+        self.boundaries = nn.Linear(config.hidden_size, 1 + 1)
+        self.classifier = nn.Linear(3 * config.hidden_size, 1 + len(config.ner_labels))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def score_boundaries(self, firsts: Tensor, lasts: Tensor) -> Tensor:
+        """States of the first and the last piece of tokens, [T, H] each -> logits [T, 2]."""
+        begin = F.linear(firsts, self.boundaries.weight[:1], self.boundaries.bias[:1])
+        end = F.linear(lasts, self.boundaries.weight[1:], self.boundaries.bias[1:])
+        return torch.cat([begin, end], dim=-1)
+
+    def forward(self, starts: Tensor, ends: Tensor, entities: Tensor) -> Tensor:
+        """[N, H] three times, `ends` being the last piece inside -> logits [N, 1 + labels]."""
+        return self.classifier(self.dropout(torch.cat([starts, ends, entities], dim=-1)))
 
 
 class MaskedWordHead(nn.Module):
@@ -139,7 +165,8 @@ class MLuke(nn.Module):
     """An encoder with the heads that `config.architectures` names; a head that it does not name is
     None. Freshly made, its weights are not set.
 
-    `classifier` is the typing, pair or span head: a checkpoint has one of them at most.
+    `classifier` is the typing, pair or span head: a checkpoint has one of them at most. `ner` is a
+    head besides.
     """
 
     def __init__(self, config: MLukeConfig, *, pooler: bool = False) -> None:
@@ -163,6 +190,7 @@ class MLuke(nn.Module):
         self.classifier: TypingHead | PairHead | SpanHead | None = (
             kinds[names[0]](config) if names else None
         )
+        self.ner = NerHead(config) if "ner" in config.heads else None
 
     def score_masked_words(self, words: Tensor) -> Tensor:
         """States of masked pieces [N, H] -> logits over the vocabulary [N, V]."""

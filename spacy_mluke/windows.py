@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .encoder import Pack
+from .packs import Pack
 from .tokenization import Ints, Pieces, PieceTokenizer
 
 _NO_INTS: Ints = np.zeros(0, np.int64)

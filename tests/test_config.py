@@ -97,6 +97,8 @@ def test_round_trip_loses_nothing(tmp_path):
             "max_mention_length": 16,
             "max_entity_length": 64,
             "hide_entities": True,
+            "entity_attention": "words",
+            "ner_labels": ["人", "地"],
         },
     }
     config = MLukeConfig.from_dict(data)
@@ -104,6 +106,7 @@ def test_round_trip_loses_nothing(tmp_path):
     assert not config.exclusive
     assert (config.max_mention_length, config.max_entity_length) == (16, 64)
     assert config.hide_entities
+    assert config.heads == ("typing", "ner")
     written = config.to_dict()
     assert written.pop("label2id") == {label: i for i, label in enumerate(config.labels)}
     assert written.pop("classifier_bias") is False

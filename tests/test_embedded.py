@@ -70,7 +70,7 @@ def test_transformers_reads_it_too(text):
             entity_position_ids=positions,
             entity_attention_mask=torch.ones(1, 1, dtype=torch.long),
         ).logits
-        from spacy_mluke.encoder import Pack
+        from spacy_mluke.packs import Pack
 
         pack = Pack.from_windows(
             [np.array([0, *pieces.ids, 2])], [np.array([checkpoint.mask])], [[np.array([1, 2])]]

@@ -4,13 +4,15 @@
 """
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from spacy_mluke.checkpoint import load_checkpoint
-from spacy_mluke.encoder import Pack, set_dropout
+from spacy_mluke.encoder import set_dropout
+from spacy_mluke.packs import Pack, Queries
 
 DEVICE = os.environ.get("MLUKE_TEST_DEVICE", "cpu")
 TOLERANCE = 1e-5
@@ -109,6 +111,92 @@ def test_encoder_equals_luke_model(make_checkpoint, vocab_size, variant, with_en
             assert entities.shape == (0, 32)
         assert checkpoint.encoder.pooler is not None
         close(checkpoint.encoder.pooler(words, pack), expected.pooler_output)
+
+
+def words_alone(inputs):
+    """The mask [B, N, N] by which entities see words and themselves, and words see no entities."""
+    n_words, n_entities = inputs["input_ids"].shape[1], inputs["entity_ids"].shape[1]
+    words = inputs["attention_mask"][:, None, :].expand(-1, n_words + n_entities, -1)
+    selves = torch.eye(n_words + n_entities, dtype=torch.long, device=DEVICE)[:, n_words:]
+    return {
+        **inputs,
+        "attention_mask": words,
+        "entity_attention_mask": selves[None] * inputs["entity_attention_mask"][:, None, :],
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_words_attention_equals_luke_model_with_a_mask(make_checkpoint, vocab_size, variant):
+    folder, theirs = make_checkpoint("LukeModel", **VARIANTS[variant])
+    theirs = theirs.to(DEVICE)
+    windows = random_windows(vocab_size)
+    windows[2] = (windows[2][0], windows[2][1][:0], [])  # one has no entities
+    checkpoint = load(folder)
+    encoder = checkpoint.encoder
+    encoder.config = replace(encoder.config, entity_attention="words")
+    with torch.no_grad():
+        words, entities = encoder(make_pack(windows))
+        expected = theirs(**words_alone(hf_inputs(windows)))
+        close(words, unpad(expected.last_hidden_state, [len(w[0]) for w in windows]))
+        lengths = [len(w[1]) for w in windows]
+        close(entities, unpad(expected.entity_last_hidden_state, lengths))
+        # Words alone give the same, and the same entity twice answers twice alike.
+        close(words, encoder(make_pack([(w[0], w[1][:0], []) for w in windows]))[0])
+        twice = [
+            (ids, np.repeat(e, 2), [p for p in rows for _ in "ab"]) for ids, e, rows in windows
+        ]
+        close(encoder(make_pack(twice))[1][::2], entities)
+
+
+@pytest.mark.parametrize("variant", ["plain", "entity_aware"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_words_attention_gradients(make_checkpoint, vocab_size, variant, checkpointing):
+    folder, theirs = make_checkpoint("LukeModel", **VARIANTS[variant])
+    theirs = theirs.to(DEVICE)
+    windows = random_windows(vocab_size)
+    encoder = load(folder).encoder
+    encoder.config = replace(encoder.config, entity_attention="words")
+    encoder.gradient_checkpointing = checkpointing
+    set_dropout(encoder.train(), 0.0)
+    words, entities = encoder(make_pack(windows))
+    (words.pow(2).sum() + entities.pow(3).sum()).backward()
+    expected = theirs(**words_alone(hf_inputs(windows)))
+    their_words = unpad(expected.last_hidden_state, [len(w[0]) for w in windows])
+    their_entities = unpad(expected.entity_last_hidden_state, [len(w[1]) for w in windows])
+    (their_words.pow(2).sum() + their_entities.pow(3).sum()).backward()
+    for name, parameter in theirs.named_parameters():
+        if name.startswith("pooler.") or name == "entity_embeddings.entity_embeddings.weight":
+            continue
+        grad = encoder.get_parameter(name).grad
+        if grad is None:  # the query of words for entities, which nobody asks
+            assert "w2e_query" in name
+            grad = torch.zeros_like(parameter)
+        close(grad, parameter.grad, 1e-3)
+
+
+def test_queries_can_be_asked_in_parts(plain_checkpoint, vocab_size):
+    encoder = load(plain_checkpoint).encoder
+    windows = random_windows(vocab_size)
+    pack = make_pack(windows)
+    queries = pack.as_queries()
+    with torch.no_grad():
+        memory = encoder.read_words(pack.words_only())
+        whole = encoder.read_queries(memory, queries)
+        parts = []
+        for part in (slice(0, 1), slice(1, 6), slice(6, None)):
+            asked = (queries.entities[part], queries.positions[part], queries.windows[part])
+            parts.append(encoder.read_queries(memory, Queries(*asked)))
+    close(torch.cat(parts), whole)
+
+
+def test_queries_from_spans():
+    queries = Queries.from_spans(
+        np.array([0, 2]), np.array([3, 1]), np.array([5, 9]), entity=2, max_mention_length=4
+    )
+    assert queries.entities.tolist() == [2, 2]
+    assert queries.positions.tolist() == [[3, 4, -1, -1], [1, 2, 3, 4]]
+    windows, length, slots = queries.block()
+    assert (windows, length, slots.tolist()) == (slice(0, 3), 1, [0, 2])
 
 
 @pytest.mark.parametrize("variant", ["plain", "entity_aware"])

@@ -109,7 +109,7 @@ def test_averages_are_used_where_spacy_evaluates(shim):
 
 
 def test_dropout_is_on_in_training_only(shim):
-    from spacy_mluke.encoder import Pack
+    from spacy_mluke.packs import Pack
 
     ids = np.arange(10)
     pack = Pack.from_windows([ids], [np.array([2])], [[np.array([1, 2])]])
@@ -143,7 +143,7 @@ def test_gradient_checkpointing_keeps_dropout(plain_checkpoint):
 
 
 def test_bfloat16_is_near_float32(typing_checkpoint):
-    from spacy_mluke.encoder import Pack
+    from spacy_mluke.packs import Pack
 
     pack = Pack.from_windows([np.arange(30)], [np.array([2])], [[np.array([1, 2])]])
     states = []

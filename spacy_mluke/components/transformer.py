@@ -30,9 +30,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..checkpoint import Checkpoint
-from ..encoder import Pack
 from ..heads import MLuke
 from ..kb.vocabulary import EntityVocabulary
+from ..packs import Pack
 from ..tokenization import Ints, PieceTokenizer
 from ..training import Freeze, MLukeShim
 from ..windows import Window, batch_windows, cut_windows
@@ -147,7 +147,7 @@ class WordShim(MLukeShim):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has no backward pass to come; and optimizers with a schedule cannot be copied.
-        return {**self.__dict__, "_is_backward_due": False, "_due_step": None}
+        return {**super().__getstate__(), "_is_backward_due": False, "_due_step": None}
 
     def expect_backward(self) -> None:
         """Say that a forward pass begins whose backward pass is to come."""
@@ -176,6 +176,7 @@ def words_only(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.config,
         architectures=("LukeModel",),
         labels=(),
+        ner_labels=(),
         problem_type=None,
         entity_vocab_size=len(ids),
     )
