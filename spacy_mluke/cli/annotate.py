@@ -47,7 +47,7 @@ input_format_help = (
 vectors_help = "Add the vectors to jsonl; spacy has them always"
 pipeline_help = (
     "Path or package of a spaCy pipeline, to the end of which mluke_entities is added if it has "
-    "none; else a blank one, which takes the mentions that are given"
+    "none; else mluke_ner, if the checkpoint can find entities, and mluke_entities"
 )
 checkpoint_help = (
     "Folder or hub name; else the embedded one. Not with a pipeline that has mluke_entities"
@@ -69,12 +69,13 @@ def annotate_cli(
     batch_size: Annotated[int, Opt("--batch-size", "-b", metavar="N", help=batch_size_help)] = 256,
     n_process: Annotated[int, Opt("--n-process", "-n", metavar="N", help=n_process_help)] = 1,
 ) -> None:
-    """Give every mention of an entity a label, a score, a vector and the id of its entity.
+    """Find entities in texts, and give each a label, a score, a vector and the id of its entity.
 
     INPUT is .jsonl, .spacy, or anything else as plain text with one document per line (blank lines
     are skipped), in UTF-8. A line of .jsonl has a "text" and may have mentions in "ents", each
-    [start, end], [start, end, label] or {"start", "end", "label"}, counted in characters. "lang"
-    tells which names of entities are likely; it and all other keys go to the output as they are.
+    [start, end], [start, end, label] or {"start", "end", "label"}, counted in characters; then
+    mluke_ner looks for no others. "lang" tells which names of entities are likely; it and all other
+    keys go to the output as they are.
 
     Output is one line per document: {"text", …, "ents": [{"start", "end", "text", "label",
     "score", "kb_id"}]}, written as documents come. The score is null where the label is not one of
@@ -102,7 +103,7 @@ def annotate_cli(
 
             # One each; and a process that has run threads cannot be forked safely.
             torch.set_num_threads(1)
-        nlp = load_pipeline(pipeline, checkpoint, gpu_id)
+        nlp = load_pipeline(pipeline, checkpoint, gpu_id, find=True)
         writer = open_writer(
             output_format, output, functools.partial(get_mentions, nlp), vectors=vectors
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..components.entities import MLukeEntities
 
 FACTORY = "mluke_entities"
+FINDER = "mluke_ner"
 TOKENIZER = {"nlp": {"tokenizer": {"@tokenizers": "spacy_mluke.MultilingualTokenizer.v1"}}}
 
 
@@ -23,6 +24,8 @@ def load_pipeline(
     checkpoint: str | None = None,
     gpu_id: int = -1,
     knowledge_base: Path | None = None,
+    *,
+    find: bool = False,
 ) -> Language:
     """Load a pipeline with `mluke_entities` and its checkpoint, on the device that is to run it.
 
@@ -31,6 +34,7 @@ def load_pipeline(
     checkpoint: of the `mluke_entities` that is added; None for the embedded one.
     gpu_id: number of a GPU, or -1 for the CPU.
     knowledge_base: to link to, in place of the pipeline's.
+    find: have a blank pipeline find entities, if the checkpoint can do so.
     RAISES (OSError, ValueError, ImportError): If something is not there or does not fit.
     """
     device, index = _choose_device(gpu_id)
@@ -43,7 +47,10 @@ def load_pipeline(
         nlp.max_length = sys.maxsize  # spaCy's limit is for its parser and NER
     if find_component(nlp) is None:
         source = checkpoint or EMBEDDED
-        add_component(nlp, source)
+        component = add_component(nlp, source)
+        if find and not pipeline and {"ner", "span"} & set(component.shim.checkpoint.config.heads):
+            # With the same settings they share the checkpoint.
+            nlp.add_pipe(FINDER, before=FACTORY, config={"checkpoint": source, "device": "cpu"})
         if pipeline:
             say("info", f"Added {FACTORY} to {pipeline}, which has none; its checkpoint: {source}")
     elif checkpoint:

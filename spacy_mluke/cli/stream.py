@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .messages import explain, say
-from .pipeline import FACTORY, get_component
+from .pipeline import FACTORY, FINDER, get_component
 from .records import Failure, Mention, Record
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def annotate_alone(
     """Annotate in this process, batch by batch: a batch ends when it is full, or when the next
     document is not there yet."""
     # Components of others may keep what is only valid in the zone.
-    ours = set(nlp.pipe_factories.values()) == {FACTORY}
+    ours = set(nlp.pipe_factories.values()) <= {FACTORY, FINDER}
     batch: list[Record] = []
     for record in itertools.chain(records, [None]):
         if record is not None:
@@ -158,6 +158,7 @@ def make_doc(nlp: Language, record: Record, tally: Tally | None = None) -> Doc:
         doc._.mluke_lang = lang
     if record.mentions is None:
         return doc
+    doc._.mluke_given = True
     spans = [_make_span(doc, mention) for mention in record.mentions]
     if tally:
         pairs = zip(spans, record.mentions, strict=True)

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 import srsly
-import torch
 from spacy import util
 from spacy.kb import KnowledgeBase as SpacyKnowledgeBase
 from spacy.language import Language
@@ -23,9 +22,10 @@ from spacy.vocab import Vocab
 from thinc.api import Optimizer, set_dropout_rate
 
 from ..kb.knowledge_base import KnowledgeBase
-from ..training import Freeze, MLukeShim
+from ..training import MLukeShim
+from .annotating import annotate_safely, warn_of_frozen
 from .entity_linking import DocLinks, EntityLinking
-from .extensions import install_extensions, set_span_hooks
+from .extensions import install_extensions, known_vectors, set_span_hooks
 from .knowledge import AUTO, BUILT_IN, load_knowledge_base, read_spacy_kb, save_knowledge_base
 from .learning import Gold, gold_of, link_gradients, typing_loss
 from .link_scoring import LinkWeights
@@ -36,6 +36,7 @@ from .scorers import mentions as get_mentions
 PRECEDENCE = ("typing", "linked", "given")
 TASKS = ("typing", "linking")
 MENTIONS = ("ents", "dictionary", "both")
+KIND = "mluke_entities"
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,9 @@ class MLukeEntities(TrainablePipe):
     def __init__(
         self,
         vocab: Vocab,
+        shim: MLukeShim,
         name: str = "mluke_entities",
         *,
-        checkpoint: str = "embedded",
-        revision: str | None = None,
         mentions: str = "ents",
         mentions_key: str | None = None,
         spans_key: str = "mluke",
@@ -81,10 +81,6 @@ class MLukeEntities(TrainablePipe):
         consistent: bool = False,
         span_hooks: bool = False,
         learn: Sequence[str] = TASKS,
-        freeze: Freeze = "nothing",
-        device: str = "auto",
-        dtype: str = "auto",
-        max_batch_positions: int | None = None,
         scorer: Callable | None = None,
     ) -> None:
         if not spans_key:
@@ -102,7 +98,7 @@ class MLukeEntities(TrainablePipe):
                     f"{name}: {setting} has {unknown[0]!r}; known are {', '.join(known)}"
                 )
         for setting, count, least in (
-            ("max_batch_positions", max_batch_positions, 1),
+            ("max_batch_positions", shim.positions, 1),
             ("max_candidates", max_candidates, 1),
             ("refine", refine, 0),
         ):
@@ -110,16 +106,8 @@ class MLukeEntities(TrainablePipe):
                 raise ValueError(f"{name}: {setting} must be {least} or more, not {count}")
         self.vocab = vocab
         self.name = name
-        self.model = build_mention_model(
-            MLukeShim(
-                checkpoint,
-                revision,
-                device=device,
-                dtype=dtype,
-                freeze=freeze,
-                positions=max_batch_positions,
-            )
-        )
+        self.model = build_mention_model(shim)
+        shim.users[KIND] = self
         self.cfg: dict[str, Any] = {
             "mentions": mentions,
             "mentions_key": mentions_key,
@@ -197,23 +185,11 @@ class MLukeEntities(TrainablePipe):
     def _annotate_safely(self, docs: list[Doc]) -> list[Doc]:
         install_extensions()  # a worker process may come here first
         self._load()
-        try:
-            self.linking.mark(docs)
-            self.set_annotations(docs, self.predict(docs))
-            return docs
-        except torch.cuda.OutOfMemoryError:
-            raise  # windows are of bounded size: no document is to blame
-        except Exception as err:
-            if len(docs) == 1:
-                told = RuntimeError(
-                    f"{self.name} failed on the document that begins {docs[0].text[:50]!r}: "
-                    f"{type(err).__name__}: {err}"
-                )
-                told.__cause__ = err
-                self.get_error_handler()(self.name, self, docs, told)
-                return []
-        half = len(docs) // 2
-        return self._annotate_safely(docs[:half]) + self._annotate_safely(docs[half:])
+        return annotate_safely(self, docs, self._annotate)
+
+    def _annotate(self, docs: list[Doc]) -> None:
+        self.linking.mark(docs)
+        self.set_annotations(docs, self.predict(docs))
 
     def _load(self) -> None:
         """Have the checkpoint. Not a document's fault if that fails, so outside error handling."""
@@ -234,6 +210,7 @@ class MLukeEntities(TrainablePipe):
             [[(span.start, span.end) for span in of_doc] for of_doc in spans],
             self.linking.find(docs, spans),
             queries=self.cfg["retrieve"],
+            vectors=[known_vectors(s, self.shim.state) for s in spans],
         )
         states = self.model.predict(batch)
         probabilities = self._probabilities(states.logits)
@@ -328,6 +305,8 @@ class MLukeEntities(TrainablePipe):
         RAISES (ValueError): If there are no labels, and typing is to be learned.
         """
         validate_get_examples(get_examples, "MLukeEntities.initialize")
+        if nlp is not None:
+            warn_of_frozen(self, self.shim, nlp)
         if kb_loader is not None:
             self.set_knowledge_base(kb_loader(self.vocab))
         self.linking.weights = LinkWeights()
@@ -485,7 +464,7 @@ class MLukeEntities(TrainablePipe):
             {
                 "cfg": lambda p: self.cfg.update(srsly.read_json(p)),
                 "vocab": lambda p: cast(None, self.vocab.from_disk(p, exclude=exclude)),
-                "model": lambda p: cast(None, self.shim.from_folder(p)),
+                "model": lambda p: self._take(self.shim.for_folder(p, KIND)),
                 "linking": lambda p: self._set_weights(srsly.read_json(p)),
                 "kb": self._load_knowledge_base,
             },
@@ -528,10 +507,14 @@ class MLukeEntities(TrainablePipe):
             {
                 "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
                 "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-                "model": self.shim.from_bytes,
+                "model": lambda b: self._take(self.shim.for_bytes(b, KIND)),
                 "linking": lambda b: self._set_weights(srsly.json_loads(b)),
                 "kb": lambda b: self.linking.use(KnowledgeBase.from_bytes(b)),
             },
             exclude,
         )
         return self
+
+    def _take(self, shim: MLukeShim) -> None:
+        self.model.shims[0] = self.linking.shim = shim
+        shim.users[KIND] = self

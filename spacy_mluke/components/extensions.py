@@ -1,9 +1,11 @@
 """`span._.mluke_vector`, `span._.mluke_scores` and `span._.mluke_candidates`, and the optional
 hooks of `Span.vector`: views of what a component wrote to `doc.spans[...]`, which is what gets
-saved. And `doc._.mluke_lang`, which a program may set."""
+saved. And what a program may set: `doc._.mluke_lang`, its language, and `doc._.mluke_given`, that
+its mentions are given and no others are to be looked for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +23,29 @@ def install_extensions() -> None:
     ):
         if not Span.has_extension(name):
             Span.set_extension(name, getter=getter)
-    if not Doc.has_extension("mluke_lang"):
-        Doc.set_extension("mluke_lang", default=None)
+    for name, default in (("mluke_lang", None), ("mluke_given", False)):
+        if not Doc.has_extension(name):
+            Doc.set_extension(name, default=default)
 
 
 def get_vector(span: Span) -> np.ndarray | None:
     """float32[H]: the entity state of this mention in its context; None if it was not read."""
     found = _find(span)
     return None if found is None else found[0].attrs["vectors"][found[1]]
+
+
+def known_vectors(spans: Sequence[Span], state: str) -> np.ndarray | None:
+    """float32[M, H]: the entity states of these spans of a document, if all were read with the
+    weights that have this state; else None."""
+    for group in reversed(list(spans[0].doc.spans.values())) if spans else ():
+        if group.attrs.get("state") != state:
+            continue
+        rows = {bounds: i for i, bounds in enumerate(map(tuple, group.attrs["bounds"].tolist()))}
+        wanted = [rows.get((span.start, span.end)) for span in spans]
+        if None not in wanted:
+            found: np.ndarray = group.attrs["vectors"][wanted]
+            return found
+    return None
 
 
 def get_scores(span: Span) -> dict[str, float] | None:

@@ -16,6 +16,7 @@ from thinc.types import Floats2d, Ragged
 
 if TYPE_CHECKING:
     from .entities import MLukeEntities
+    from .ner import MLukeNer
     from .tokenizer import MultilingualTokenizer
 
 DEFAULT_SPANS_KEY = "mluke"
@@ -141,13 +142,22 @@ def make_mluke_entities(
     max_batch_positions (Optional[int]): Positions (pieces and mentions) run at once.
     scorer (Optional[Callable]): The scoring method.
     """
-    from .entities import MLukeEntities
+    from ..training import shared_shim
+    from .entities import KIND, MLukeEntities
 
     return MLukeEntities(
         nlp.vocab,
+        shared_shim(
+            nlp,
+            KIND,
+            checkpoint,
+            revision,
+            device=device,
+            dtype=dtype,
+            freeze=freeze,
+            positions=max_batch_positions,
+        ),
         name,
-        checkpoint=checkpoint,
-        revision=revision,
         mentions=mentions,
         mentions_key=mentions_key,
         spans_key=spans_key,
@@ -166,12 +176,129 @@ def make_mluke_entities(
         consistent=consistent,
         span_hooks=span_hooks,
         learn=learn,
-        freeze=freeze,
-        device=device,
-        dtype=dtype,
-        max_batch_positions=max_batch_positions,
         scorer=scorer,
     )
+
+
+@Language.factory(
+    "mluke_ner",
+    assigns=[
+        "doc.ents",
+        "doc.spans",
+        "token.ent_iob",
+        "token.ent_type",
+        "span._.mluke_vector",
+        "span._.mluke_scores",
+    ],
+    default_config={
+        "checkpoint": "embedded",
+        "revision": None,
+        "mode": "auto",
+        "decoding": "flat",
+        "threshold": None,
+        "filter": 0.001,
+        "max_span_pieces": None,
+        "max_span_tokens": None,
+        "set_ents": True,
+        "spans_key": "mluke_ner",
+        "learn_from": "ents",
+        "freeze": "nothing",
+        "device": "auto",
+        "dtype": "auto",
+        "max_batch_positions": None,
+        "scorer": {"@scorers": "spacy_mluke.ner_scorer.v1"},
+    },
+    default_score_weights={
+        "ents_f": 1.0,
+        "ents_p": 0.0,
+        "ents_r": 0.0,
+        "ents_per_type": None,
+        "ents_per_lang": None,
+    },
+)
+def make_mluke_ner(
+    nlp: Language,
+    name: str,
+    checkpoint: str,
+    revision: str | None,
+    mode: Literal["auto", "fast", "paper"],
+    decoding: Literal["flat", "nested", "all"],
+    threshold: float | None,
+    filter: float,
+    max_span_pieces: int | None,
+    max_span_tokens: int | None,
+    set_ents: bool,
+    spans_key: str,
+    learn_from: Literal["ents", "spans"],
+    freeze: Literal["nothing", "embeddings", "encoder"],
+    device: str,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"],
+    max_batch_positions: int | None,
+    scorer: Callable | None,
+) -> "MLukeNer":
+    """Make a component that finds entities: it looks at spans of the text, and gives those that are
+    entities a label and a vector.
+
+    checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
+        it is first needed. Components of a pipeline with the same checkpoint and the same freeze,
+        device, dtype and max_batch_positions share it.
+    revision (Optional[str]): Branch, tag or commit of a hub name.
+    mode (str): Read the words once, and then the spans that may be entities ("fast"), or all spans
+        together with the words, as the paper does ("paper"). "auto": what the checkpoint was
+        trained for; for one that is new to the task, "fast".
+    decoding (str): Of entities that overlap, keep the most certain ("flat"); keep also those inside
+        others ("nested"); keep them all ("all"). doc.ents always gets the first.
+    threshold (Optional[float]): Least probability, 0 to 1, of an entity. None: its label is
+        likelier than that it is none.
+    filter (float): In fast mode, look at no span that has less than this probability to begin and
+        end where an entity does. 0: look at all.
+    max_span_pieces (Optional[int]): Word pieces of the longest span. None: 16 in paper mode, as in
+        the paper; else what the checkpoint is made for, 30 by default.
+    max_span_tokens (Optional[int]): Tokens of the longest span. None: no limit.
+    set_ents (bool): Set doc.ents, besides those that are there.
+    spans_key (str): Write results to doc.spans[spans_key].
+    learn_from (str): Learn from doc.ents ("ents"), or from doc.spans[spans_key] ("spans"), which
+        may overlap.
+    freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
+    device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
+    dtype (str): Type of the matrix products; "auto" is bfloat16 on GPUs that have it.
+    max_batch_positions (Optional[int]): Positions (pieces and spans) run at once.
+    scorer (Optional[Callable]): The scoring method.
+    """
+    from ..training import shared_shim
+    from .ner import KIND, MLukeNer
+
+    return MLukeNer(
+        nlp.vocab,
+        shared_shim(
+            nlp,
+            KIND,
+            checkpoint,
+            revision,
+            device=device,
+            dtype=dtype,
+            freeze=freeze,
+            positions=max_batch_positions,
+        ),
+        name,
+        mode=mode,
+        decoding=decoding,
+        threshold=threshold,
+        filter=filter,
+        max_span_pieces=max_span_pieces,
+        max_span_tokens=max_span_tokens,
+        set_ents=set_ents,
+        spans_key=spans_key,
+        learn_from=learn_from,
+        scorer=scorer,
+    )
+
+
+def create_ner_scorer() -> Callable[..., dict[str, Any]]:
+    """`spacy_mluke.ner_scorer.v1`"""
+    from .ner_scorers import score_ner
+
+    return score_ner
 
 
 def create_entities_scorer() -> Callable[..., dict[str, Any]]:

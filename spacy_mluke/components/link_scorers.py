@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from spacy.scorer import PRFScore, Scorer
-from spacy.tokens import Doc, Span
+from spacy.tokens import Span
 from spacy.training import Example
 
 from .linking import NIL
-from .scorers import Bounds, mentions, score_types
+from .scorers import Bounds, language_of, mentions, score_types
 
 RANKS = (1, 5, 30)
 RESAMPLES = 1000
@@ -188,7 +188,7 @@ def score_links(
         if counts.annotated:
             pairs.append((gold, predicted))
         if any(counts):
-            per_lang.setdefault(_language(example, language), []).append(counts)
+            per_lang.setdefault(language_of(example, language), []).append(counts)
     totals = {lang: add_counts(rows) for lang, rows in sorted(per_lang.items())}
     total = add_counts(totals.values())
     scores = link_scores(total)
@@ -224,13 +224,6 @@ def read_answer(span: Span) -> Answer:
 def char_bounds(span: Span) -> Bounds:
     """Where a span begins and ends in the text, so that the tokens do not matter."""
     return span.start_char, span.end_char
-
-
-def _language(example: Example, language: str | None) -> str:
-    for doc in (example.predicted, example.reference):
-        if Doc.has_extension("mluke_lang") and doc._.mluke_lang:
-            return str(doc._.mluke_lang)
-    return language or str(example.predicted.lang_)
 
 
 def _score_as_spacy(pairs: Sequence[tuple[list[Span], list[Span]]]) -> Scores:

@@ -31,6 +31,8 @@ class MentionBatch:
     entities (int64[mentions], of each document): rows of the entity table that stand for mentions
         in place of [MASK]; -1 where [MASK] does.
     queries: give what the masked entity head compares with the rows of its table.
+    vectors (float32[mentions, H] or None, of each document): entity states, where another component
+        with the same weights has just read the same mentions; those need not be read again.
     """
 
     docs: Sequence[Doc]
@@ -38,6 +40,7 @@ class MentionBatch:
     links: LinkBatch | None = None
     entities: Sequence[Ints] | None = None
     queries: bool = False
+    vectors: Sequence[Floats | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,17 +154,32 @@ def _read_mentions(
     # With markers around it, a mention is read in a text of its own.
     marked = config.piece_convention == "markers" and isinstance(model.classifier, TypingHead)
     readings: list[Reading] = []
+    first_row: list[int] = []  # where each reading's mentions begin in the result
     entities: list[Ints] | None = None if batch.entities is None else []
+    rows: list[Ints] = []
+    parts: list[torch.Tensor] = []
+    row = 0
     for i, (doc, bounds) in enumerate(zip(batch.docs, batch.bounds, strict=True)):
-        if batch.entities is not None and entities is not None and bounds:
-            known = batch.entities[i]
-            entities += np.split(known, len(known)) if marked else [known]
-        if marked:
-            readings += [
-                marked_reading(doc, bound, checkpoint.pieces, config.max_pieces) for bound in bounds
-            ]
-        elif bounds:
-            readings.append(doc_reading(doc, bounds, checkpoint.pieces, config.max_pieces))
+        vectors = None if batch.vectors is None else batch.vectors[i]
+        if not bounds:
+            continue
+        if vectors is not None:
+            rows.append(np.arange(row, row + len(bounds)))
+            parts.append(torch.from_numpy(vectors).to(shim.device))
+        else:
+            if batch.entities is not None and entities is not None:
+                known = batch.entities[i]
+                entities += np.split(known, len(known)) if marked else [known]
+            if marked:
+                first_row += range(row, row + len(bounds))
+                readings += [
+                    marked_reading(doc, bound, checkpoint.pieces, config.max_pieces)
+                    for bound in bounds
+                ]
+            else:
+                first_row.append(row)
+                readings.append(doc_reading(doc, bounds, checkpoint.pieces, config.max_pieces))
+        row += len(bounds)
     windows = [
         window
         for i, reading in enumerate(readings)
@@ -169,10 +187,6 @@ def _read_mentions(
             reading, doc=i, max_pieces=config.max_pieces, max_mentions=config.max_entity_length
         )
     ]
-    # Where each reading's mentions begin in the result.
-    first_row = np.cumsum([0, *(len(reading.first) for reading in readings)])
-    rows: list[Ints] = []
-    parts: list[torch.Tensor] = []
     for group, pack in pack_windows(
         windows,
         readings,
@@ -184,11 +198,11 @@ def _read_mentions(
         device=shim.device,
     ):
         rows += [first_row[window.doc] + window.mentions for window in group]
-        parts.append(model(pack)[1])
+        parts.append(model(pack)[1].float())
     states = torch.zeros(0, config.hidden_size, device=shim.device)
     if parts:
         order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(shim.device)
-        states = torch.cat(parts)[order].float()
+        states = torch.cat(parts)[order]
     logits = states.new_zeros(len(states), 0)
     if isinstance(model.classifier, TypingHead):
         logits = model.classifier(states).float()

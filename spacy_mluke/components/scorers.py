@@ -75,6 +75,14 @@ def gold_mentions(example: Example, mentions_key: str | None) -> dict[Bounds, se
     return {bounds: labels for bounds, labels in gold.items() if labels}
 
 
+def language_of(example: Example, language: str | None = None) -> str:
+    """What doc._.mluke_lang says, else `language`, else that of the pipeline."""
+    for doc in (example.predicted, example.reference):
+        if Doc.has_extension("mluke_lang") and doc._.mluke_lang:
+            return str(doc._.mluke_lang)
+    return language or str(example.predicted.lang_)
+
+
 def least_score(threshold: float | None, exclusive: bool) -> float:
     """The least score for a label, where `threshold` leaves it open: something must be chosen if
     exclusive."""

@@ -15,17 +15,21 @@ from spacy.util import load_config_from_str, load_model_from_config, registry
 from thinc.api import ConfigValidationError
 
 from spacy_mluke.components.entities import MLukeEntities
-from spacy_mluke.components.factories import make_mluke_entities
+from spacy_mluke.components.factories import make_mluke_entities, make_mluke_ner
 from spacy_mluke.components.link_scorers import score_entities
+from spacy_mluke.components.ner import MLukeNer
+from spacy_mluke.components.ner_scorers import score_ner
 from spacy_mluke.components.scorers import MentionCorpus
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 
 NAMES = {
     ("factories", "mluke_entities"),
+    ("factories", "mluke_ner"),
     ("architectures", "spacy_mluke.MLukeTransformerModel.v1"),
     ("architectures", "spacy_mluke.MLukeTok2Vec.v1"),
     ("tokenizers", "spacy_mluke.MultilingualTokenizer.v1"),
     ("scorers", "spacy_mluke.entities_scorer.v1"),
+    ("scorers", "spacy_mluke.ner_scorer.v1"),
     ("readers", "spacy_mluke.MentionCorpus.v1"),
 }
 SETTINGS = {
@@ -49,6 +53,23 @@ SETTINGS = {
     "consistent": True,
     "span_hooks": True,
     "learn": ["linking"],
+    "freeze": "embeddings",
+    "device": "cpu",
+    "dtype": "float32",
+    "max_batch_positions": 4096,
+}
+NER_SETTINGS = {
+    "checkpoint": "some/checkpoint",
+    "revision": "v2",
+    "mode": "paper",
+    "decoding": "nested",
+    "threshold": 0.25,
+    "filter": 0.5,
+    "max_span_pieces": 12,
+    "max_span_tokens": 6,
+    "set_ents": False,
+    "spans_key": "found",
+    "learn_from": "spans",
     "freeze": "embeddings",
     "device": "cpu",
     "dtype": "float32",
@@ -165,6 +186,7 @@ def test_names_resolve_without_an_import(tmp_path):
 
 def test_registered_functions_give_what_they_say(tmp_path):
     assert registry.scorers.get("spacy_mluke.entities_scorer.v1")() is score_entities
+    assert registry.scorers.get("spacy_mluke.ner_scorer.v1")() is score_ner
     nlp = blank()
     make_tokenizer = registry.tokenizers.get("spacy_mluke.MultilingualTokenizer.v1")()
     assert isinstance(make_tokenizer(nlp), MultilingualTokenizer)
@@ -187,6 +209,15 @@ def test_making_a_component_loads_nothing(no_network):
     # Asked for labels by the meta, and for settings by the config.
     assert nlp.meta["labels"] == {"mluke_entities": []}
     assert nlp.config["components"]["mluke_entities"]["checkpoint"] == "studio-ousia/mluke-base"
+    assert not component.shim.is_loaded
+
+
+def test_making_an_ner_component_loads_nothing(no_network):
+    nlp = blank()
+    component = nlp.add_pipe("mluke_ner", config={"checkpoint": "studio-ousia/mluke-base"})
+    assert isinstance(component, MLukeNer)
+    assert nlp.meta["labels"] == {"mluke_ner": []}
+    assert nlp.config["components"]["mluke_ner"]["checkpoint"] == "studio-ousia/mluke-base"
     assert not component.shim.is_loaded
 
 
@@ -221,6 +252,30 @@ def test_component_takes_its_settings():
     }
 
 
+def test_ner_component_takes_its_settings():
+    component = blank().add_pipe("mluke_ner", name="finder", config=NER_SETTINGS)
+    assert component.name == "finder"
+    assert component.scorer is score_ner
+    shim = component.shim
+    assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
+    assert (shim.device_name, shim.dtype_name) == ("cpu", "float32")
+    assert (shim.freeze, shim.positions) == ("embeddings", 4096)
+    of_the_shim = {"checkpoint", "revision", "freeze", "device", "dtype", "max_batch_positions"}
+    assert component.cfg == {k: v for k, v in NER_SETTINGS.items() if k not in of_the_shim}
+
+
+def test_components_with_the_same_checkpoint_share_it():
+    nlp = blank()
+    shared = {"checkpoint": "some/checkpoint", "device": "cpu"}
+    ner = nlp.add_pipe("mluke_ner", config=shared)
+    entities = nlp.add_pipe("mluke_entities", config=shared)
+    second = nlp.add_pipe("mluke_ner", name="second", config=shared)
+    other = nlp.add_pipe("mluke_ner", name="other", config={**shared, "dtype": "float32"})
+    assert ner.shim is entities.shim
+    assert len({id(pipe.shim) for pipe in (ner, second, other)}) == 3
+    assert blank().add_pipe("mluke_entities", config=shared).shim is not ner.shim
+
+
 def test_factory_states_what_it_does():
     meta: Any = Language.get_factory_meta("mluke_entities")
     assert meta.assigns == [
@@ -253,9 +308,32 @@ def test_factory_states_what_it_does():
     }
 
 
+def test_ner_factory_states_what_it_does():
+    meta: Any = Language.get_factory_meta("mluke_ner")
+    assert meta.assigns == [
+        "doc.ents",
+        "doc.spans",
+        "token.ent_iob",
+        "token.ent_type",
+        "span._.mluke_vector",
+        "span._.mluke_scores",
+    ]
+    assert not meta.retokenizes
+    assert set(meta.default_config) == {*NER_SETTINGS, "scorer"}
+    assert meta.scores == list(meta.default_score_weights)
+    assert meta.default_score_weights == {
+        "ents_f": 1.0,
+        "ents_p": 0.0,
+        "ents_r": 0.0,
+        "ents_per_type": None,
+        "ents_per_lang": None,
+    }
+
+
 def test_every_setting_is_documented():
-    for name in SETTINGS:
-        assert f"\n    {name} (" in (make_mluke_entities.__doc__ or "")
+    for make, settings in ((make_mluke_entities, SETTINGS), (make_mluke_ner, NER_SETTINGS)):
+        for name in settings:
+            assert f"\n    {name} (" in (make.__doc__ or "")
 
 
 def test_analysis_of_a_pipeline():
@@ -271,21 +349,41 @@ def test_analysis_of_a_pipeline():
     assert analysis["attrs"]["doc.ents"]["assigns"] == ["entity_ruler", "mluke_entities"]
 
 
+def test_analysis_of_a_pipeline_that_finds_entities():
+    nlp = blank()
+    nlp.add_pipe("mluke_ner")
+    nlp.add_pipe("mluke_entities")
+    analysis: Any = nlp.analyze_pipes(keys=["assigns", "requires", "scores"])
+    assert "token.ent_iob" in analysis["summary"]["mluke_ner"]["assigns"]
+    assert analysis["summary"]["mluke_ner"]["scores"][0] == "ents_f"
+    assert analysis["problems"] == {"mluke_ner": [], "mluke_entities": []}
+    assert analysis["attrs"]["doc.ents"]["assigns"] == ["mluke_ner", "mluke_entities"]
+
+
 # -- configs ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, SETTINGS], ids=["default", "other"])
-def test_config_makes_the_same_pipeline_again(settings, no_network):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mluke_entities", {}),
+        ("mluke_entities", SETTINGS),
+        ("mluke_ner", {}),
+        ("mluke_ner", NER_SETTINGS),
+    ],
+    ids=["default", "other", "ner_default", "ner_other"],
+)
+def test_config_makes_the_same_pipeline_again(name, settings, no_network):
     nlp = blank()
     nlp.tokenizer = registry.tokenizers.get("spacy_mluke.MultilingualTokenizer.v1")()(nlp)
-    component = nlp.add_pipe("mluke_entities", config=settings)
+    component = nlp.add_pipe(name, config=settings)
     text = nlp.config.to_str()
     again = load_model_from_config(load_config_from_str(text), auto_fill=False)
     assert again.config.to_str() == text
-    other: Any = again.get_pipe("mluke_entities")
+    other: Any = again.get_pipe(name)
     assert other.cfg == component.cfg
-    for name in ("source", "revision", "device_name", "dtype_name", "freeze", "positions"):
-        assert getattr(other.shim, name) == getattr(component.shim, name)
+    for attribute in ("source", "revision", "device_name", "dtype_name", "freeze", "positions"):
+        assert getattr(other.shim, attribute) == getattr(component.shim, attribute)
     assert not other.shim.is_loaded
 
 
@@ -343,6 +441,48 @@ def test_setting_of_the_wrong_kind(key, value, message):
         nlp.add_pipe("mluke_entities", config={key: value})
     assert f"mluke_entities -> {key}" in str(caught.value)
     assert message in str(caught.value)
+
+
+NER_WRONG = [
+    ("unknown", 1, "unexpected argument: 'unknown'"),
+    ("checkpoint", 3, "3 is not <class 'str'>"),
+    ("mode", "quick", "'quick' is not typing.Literal['auto', 'fast', 'paper']"),
+    ("decoding", None, "None is not typing.Literal['flat', 'nested', 'all']"),
+    ("threshold", "high", "'high' is not <class 'float'>"),
+    ("filter", None, "None is not <class 'float'>"),
+    ("max_span_pieces", 1.5, "1.5 is not <class 'int'>"),
+    ("max_span_tokens", "all", "'all' is not <class 'int'>"),
+    ("set_ents", "maybe", "'maybe' is not <class 'bool'>"),
+    ("spans_key", ["a"], "'a'"),
+    ("learn_from", "gold", "'gold' is not typing.Literal['ents', 'spans']"),
+    ("freeze", "all", "'all' is not typing.Literal['nothing', 'embeddings', 'encoder']"),
+    ("dtype", "int3", "'int3' is not typing.Literal['auto', 'float32', 'bfloat16', 'float16']"),
+    ("scorer", 5, "5 is not"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), NER_WRONG)
+def test_ner_setting_of_the_wrong_kind(key, value, message):
+    with pytest.raises(ConfigValidationError) as caught:
+        blank().add_pipe("mluke_ner", config={key: value})
+    assert f"mluke_ner -> {key}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("threshold", 2, "mluke_ner: threshold must be between 0 and 1, not 2"),
+        ("filter", -0.1, "mluke_ner: filter must be between 0 and 1, not -0.1"),
+        ("max_span_pieces", 0, "mluke_ner: max_span_pieces must be 1 or more, not 0"),
+        ("max_span_tokens", -1, "mluke_ner: max_span_tokens must be 1 or more, not -1"),
+        ("max_batch_positions", 0, "mluke_ner: max_batch_positions must be 1 or more, not 0"),
+        ("spans_key", "", "mluke_ner: spans_key must not be empty"),
+    ],
+)
+def test_impossible_ner_setting(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        blank().add_pipe("mluke_ner", config={key: value})
 
 
 def test_setting_of_the_wrong_kind_in_a_config_file():
@@ -416,3 +556,15 @@ def test_labels_are_checked_before_training(typing_checkpoint):
     nlp.config["initialize"]["components"]["mluke_entities"] = {"labels": ["A", "B"]}
     nlp.initialize()
     assert nlp.get_pipe("mluke_entities").labels == ("A", "B")
+
+
+def test_ner_labels_are_checked_before_training(plain_checkpoint):
+    nlp = blank()
+    nlp.add_pipe("mluke_ner", config={"checkpoint": str(plain_checkpoint), "device": "cpu"})
+    for wrong in ({"labels": "PER"}, {"labels": 3}, {"label": ["PER"]}):
+        nlp.config["initialize"]["components"]["mluke_ner"] = wrong
+        with pytest.raises(ConfigValidationError, match=next(iter(wrong))):
+            nlp.initialize()
+    nlp.config["initialize"]["components"]["mluke_ner"] = {"labels": ["A", "B"]}
+    nlp.initialize()
+    assert nlp.get_pipe("mluke_ner").labels == ("A", "B")
