@@ -42,7 +42,7 @@ from spacy.tokens import Doc, DocBin
 import spacy_mluke
 from spacy_mluke.checkpoint import EMBEDDED_FOLDER, Checkpoint, new_checkpoint, save_checkpoint
 from spacy_mluke.components.ner import MLukeNer
-from spacy_mluke.components.span_reading import SpanBatch
+from spacy_mluke.components.span_batches import SpanBatch
 from spacy_mluke.config import MLukeConfig
 
 EXAMPLES = Path(spacy_mluke.__file__).parent / "assets" / "examples.jsonl"

@@ -17,79 +17,29 @@ from typing import Any, Literal, TypeVar, cast
 
 import srsly
 import torch
-from thinc.api import CupyOps, Optimizer, get_current_ops
+from thinc.api import Optimizer
 from thinc.shims import Shim
 from thinc.types import Floats1d
 from torch import Tensor, nn
 
 from .checkpoint import CONFIG, Checkpoint, load_checkpoint, peek_config, save_checkpoint
 from .config import HEADS, MULTI_LABEL, SINGLE_LABEL, MLukeConfig
+from .devices import CPU_POSITIONS, GPU_POSITIONS, resolve_device, resolve_dtype
 from .encoder import init_weights, set_dropout
 from .heads import MLuke, NerHead, SpanHead, TypingHead
 from .kb.vocabulary import default_cache
-from .weights import TABLE_SHARD, write_text
+from .optimizers import clip_gradients, make_optimizer, step
+from .references import SAME_AS, follow, refer
+from .weights import TABLE_SHARD
 
 _process = os.getpid()
 
 Result = TypeVar("Result")
 Freeze = Literal["nothing", "embeddings", "encoder"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# Positions of a batch. On CPUs, batches of a thousand or two stay in the cache; a GPU wants more.
-CPU_POSITIONS = 2_048
-GPU_POSITIONS = 32_768
-
-# Stands in place of a checkpoint that another component of the pipeline saved, and says where.
-SAME_AS = "same_as.txt"
-
 # Bias of the boundary scores before training: few tokens begin an entity, and a new head looks at
 # few spans.
 BOUNDARY_BIAS = -4.0
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device that a component's `device` setting means.
-
-    "auto" is the GPU that spaCy was told to use, else the first CUDA device, else the CPU. CuPy is
-    not needed.
-
-    RAISES (ValueError): If it is not a device, or a GPU that is not there.
-    """
-    if device == "auto":
-        ops = get_current_ops()
-        if isinstance(ops, CupyOps) and torch.cuda.is_available():
-            return torch.device("cuda", max(ops.device_id, 0))
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise ValueError(
-            f'device is {device!r}; use "auto", "cpu", "cuda", "cuda:1" … or "mps"'
-        ) from None
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device is {device!r}, but torch {torch.__version__} finds no CUDA GPU. Install a "
-            'CUDA build of torch and a driver, or use device = "auto" or "cpu"'
-        )
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device is {device!r}, but there are {torch.cuda.device_count()} GPUs")
-    if resolved.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no MPS device on this machine")
-    return resolved
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The type that matrices are multiplied in; weights and results are float32 throughout.
-
-    "auto" is bfloat16 on CUDA devices that have it, else float32.
-    """
-    if dtype == "auto":
-        half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if half else torch.float32
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; use one of auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
 
 
 class MLukeShim(Shim):
@@ -129,7 +79,7 @@ class MLukeShim(Shim):
         self._checkpoint: Checkpoint | None = None
         self._peeked: MLukeConfig | None = None
         self._averages: dict[nn.Parameter, Tensor] = {}
-        self._averaged_steps = 0
+        self._averaged_steps: dict[nn.Parameter, int] = {}
 
     # -- the checkpoint ------------------------------------------------------------------------
 
@@ -153,7 +103,7 @@ class MLukeShim(Shim):
         self._changed()
         self._model = checkpoint.model.to(device).eval()
         self._optimizer = None
-        self._averages = {}
+        self._averages, self._averaged_steps = {}, {}
         encoder = checkpoint.encoder
         frozen: dict[Freeze, list[nn.Module]] = {
             "nothing": [],
@@ -312,28 +262,15 @@ class MLukeShim(Shim):
     # -- training ------------------------------------------------------------------------------
 
     def finish_update(self, optimizer: Optimizer) -> None:
-        """Step, with the settings of thinc's optimizer as they stand now, entirely in torch:
-        thinc's own step would need CuPy for weights on a GPU. As there, gradients are clipped
-        tensor by tensor; unlike there, biases and norms do not decay, as in
-        mLUKE's own training."""
+        """Step with thinc's optimizer (see `optimizers`)."""
         parameters = [p for p in self.checkpoint.model.parameters() if p.requires_grad]
         with_gradient = [p for p in parameters if p.grad is not None]
         if not with_gradient:
             return
-        if optimizer.grad_clip:
-            gradients = [p.grad for p in with_gradient if p.grad is not None]
-            for gradient, norm in zip(gradients, torch._foreach_norm(gradients), strict=True):
-                gradient *= (optimizer.grad_clip / (norm + 1e-12)).clamp(max=1.0)
+        clip_gradients(optimizer, with_gradient)
         if self._optimizer is None:
-            self._optimizer = _torch_optimizer(optimizer, parameters)
-        for group, decays in zip(self._optimizer.param_groups, (True, False), strict=True):
-            group["lr"] = float(optimizer.learn_rate)
-            group["weight_decay"] = float(optimizer.L2) if decays else 0.0
-            if "betas" in group:
-                group["betas"] = (float(optimizer.b1), float(optimizer.b2))
-                group["eps"] = float(optimizer.eps)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            self._optimizer = make_optimizer(optimizer, parameters)
+        step(self._optimizer, optimizer)
         self._changed()
         if optimizer.averages is not None:
             self._update_averages(with_gradient)
@@ -341,13 +278,15 @@ class MLukeShim(Shim):
             optimizer.averages[(self.id, "averages")] = cast(Floats1d, None)
 
     def _update_averages(self, parameters: list[nn.Parameter]) -> None:
-        """thinc's moving average: decay (1 + t) / (10 + t), at most 0.9999."""
-        self._averaged_steps += 1
-        decay = min((1 + self._averaged_steps) / (10 + self._averaged_steps), 0.9999)
+        """thinc's moving average: decay (1 + t) / (10 + t), at most 0.9999, where t is the number of
+        steps of each parameter."""
         with torch.no_grad():
             for parameter in parameters:
+                steps = self._averaged_steps.get(parameter, 0) + 1
+                decay = min((1 + steps) / (10 + steps), 0.9999)
                 average = self._averages.setdefault(parameter, torch.zeros_like(parameter))
                 average += (1 - decay) * (parameter - average)
+                self._averaged_steps[parameter] = steps
 
     @contextlib.contextmanager
     def use_params(self, params: dict) -> Iterator[None]:
@@ -380,7 +319,9 @@ class MLukeShim(Shim):
         names = {"cpu": "cpu", "gpu": f"cuda:{device_id}", "mps": "mps"}
         self.device_name = names[device_type]
         if self._checkpoint is not None:
-            self._checkpoint.model.to(resolve_device(self.device_name))
+            device = resolve_device(self.device_name)
+            self._checkpoint.model.to(device)
+            self._averages = {p: average.to(device) for p, average in self._averages.items()}
             self._optimizer = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -407,22 +348,19 @@ class MLukeShim(Shim):
     def to_folder(self, folder: Path) -> None:
         """Write the checkpoint as a Hugging Face folder; loads it first if need be. If another
         component of the pipeline has just written the same, only say where."""
-        reference = folder / SAME_AS
         checkpoint = self.checkpoint
         if self._saved is not None:
             saved, state = self._saved
             siblings = saved != folder and saved.parent.parent == folder.parent.parent
             if siblings and state == self.state and (saved / CONFIG).is_file():
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                write_text(f"../../{saved.parent.name}/{saved.name}", reference)
+                refer(folder, saved)
                 return
         save_checkpoint(checkpoint, folder)
-        reference.unlink(missing_ok=True)
+        (folder / SAME_AS).unlink(missing_ok=True)
         self._saved = folder, self.state
 
     def from_folder(self, folder: Path) -> MLukeShim:
-        self.set_checkpoint(load_checkpoint(_follow(folder)))
+        self.set_checkpoint(load_checkpoint(follow(folder)))
         return self
 
     def for_folder(self, folder: Path, user: str) -> MLukeShim:
@@ -432,7 +370,7 @@ class MLukeShim(Shim):
         RETURNS: this, if it is loaded from there already or nobody else has loaded it; else one
             for that component alone.
         """
-        found = _follow(folder)
+        found = follow(folder)
         return self._for(user, found, lambda shim: shim.from_folder(found))
 
     def for_bytes(self, data: bytes, user: str) -> MLukeShim:
@@ -498,65 +436,3 @@ class MLukeShim(Shim):
             if message["table"]:
                 self.checkpoint.table_file = Path(message["table"])
         return self
-
-
-def _torch_optimizer(optimizer: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2]},
-        {"params": [p for p in parameters if p.ndim < 2]},
-    ]
-    if not optimizer.b1 and not optimizer.b2:
-        return torch.optim.SGD(groups)  # where decay and L2 are the same
-    if optimizer.use_radam:
-        return torch.optim.RAdam(groups, decoupled_weight_decay=optimizer.L2_is_weight_decay)
-    kind = torch.optim.AdamW if optimizer.L2_is_weight_decay else torch.optim.Adam
-    # One pass over each tensor instead of ten: on a CPU a fifth of the time of an update.
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    return kind(groups, fused=fused)
-
-
-def _follow(folder: Path) -> Path:
-    """Where the checkpoint is that stands for the one in this folder: in it, or where it says."""
-    reference = folder / SAME_AS
-    if not reference.is_file():
-        return folder.resolve()
-    found = (folder / reference.read_text("utf8").strip()).resolve()
-    if not (found / CONFIG).is_file():
-        raise FileNotFoundError(
-            f"{reference} says that the checkpoint is in {found}, where there is none. It belongs "
-            "to another component of the same pipeline: copy both, or save the pipeline anew"
-        )
-    return found
-
-
-_shared: weakref.WeakKeyDictionary[Any, list[weakref.ref[MLukeShim]]] = weakref.WeakKeyDictionary()
-
-
-def shared_shim(
-    pipeline: object,
-    user: str,
-    source: str,
-    revision: str | None = None,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    freeze: Freeze = "nothing",
-    positions: int | None = None,
-) -> MLukeShim:
-    """The checkpoint that the components of a pipeline share which have the same settings.
-
-    pipeline: whose they are.
-    user: the kind of the component, such as "mluke_ner"; two of a kind do not share.
-    """
-    shims = [shim for ref in _shared.get(pipeline, []) if (shim := ref()) is not None]
-    asked = (source, revision, device, dtype, freeze, positions)
-    for shim in shims:
-        held = (shim.source, shim.revision, shim.device_name, shim.dtype_name, shim.freeze,
-                shim.positions)  # fmt: skip
-        if held == asked and user not in shim.users:
-            return shim
-    shim = MLukeShim(
-        source, revision, device=device, dtype=dtype, freeze=freeze, positions=positions
-    )
-    _shared[pipeline] = [weakref.ref(shim) for shim in (*shims, shim)]
-    return shim

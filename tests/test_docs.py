@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.is_file()
 ]
+COMPONENTS = [("mluke_entities", "mluke_entities.md"), ("mluke_ner", "ner.md")]
 NO_TEST = re.compile(r"<!-- no-test: .+ -->")
 
 
@@ -182,21 +183,21 @@ def test_json(block):
 # -- tables ------------------------------------------------------------------------------------
 
 
-def test_every_setting_of_mluke_entities():
-    settings = Language.get_factory_meta("mluke_entities").default_config
-    documented = defaults_in_table("mluke_entities.md", "## Config")
+@pytest.mark.parametrize(("factory", "page"), COMPONENTS)
+def test_every_setting_of_a_component(factory, page):
+    settings = Language.get_factory_meta(factory).default_config
+    documented = defaults_in_table(page, "## Config")
     assert documented == settings
     assert list(documented) == list(settings)
 
 
-def test_what_mluke_entities_assigns():
+@pytest.mark.parametrize(("factory", "page"), COMPONENTS)
+def test_what_a_component_assigns(factory, page):
     nlp = spacy.blank("xx")
-    nlp.add_pipe("mluke_entities")
-    documented = " ".join(
-        row[0] for row in table_under("mluke_entities.md", "## Assigned attributes")
-    )
-    for name in nlp.get_pipe_meta("mluke_entities").assigns:
-        assert name in ("token.ent_type", "token.ent_kb_id") or name in documented
+    nlp.add_pipe(factory)
+    documented = " ".join(row[0] for row in table_under(page, "## Assigned attributes"))
+    for name in nlp.get_pipe_meta(factory).assigns:
+        assert name.startswith("token.") or name in documented
 
 
 def test_methods_of_mluke_entities():

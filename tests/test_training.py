@@ -5,7 +5,8 @@ import pytest
 import torch
 from thinc.api import SGD, Adam, Optimizer, decaying
 
-from spacy_mluke.training import MLukeShim, resolve_device, resolve_dtype
+from spacy_mluke.devices import resolve_device, resolve_dtype
+from spacy_mluke.training import MLukeShim
 
 from .components.test_entities import make_examples, make_nlp
 
@@ -194,3 +195,20 @@ def test_impossible_dtype():
     assert resolve_dtype("float16", CPU) == torch.float16
     with pytest.raises(ValueError, match="dtype is 'int3'; use one of auto, float32"):
         resolve_dtype("int3", CPU)
+
+
+def test_averages_of_late_parameters(shim):
+    """A head that is added later has an average that counts from its own first step."""
+    optimizer = Adam(0.0, use_averages=True)
+    model = shim.checkpoint.model
+    early, late = model.classifier.bias, model.luke.embeddings.LayerNorm.weight
+    for _ in range(200):
+        early.grad = torch.ones_like(early)
+        shim.finish_update(optimizer)
+    for _ in range(20):
+        late.grad = torch.ones_like(late)
+        shim.finish_update(optimizer)
+    value = late.detach().clone()
+    with shim.use_params(optimizer.averages):
+        assert (late / value).min() > 0.9
+    assert torch.equal(late, value)

@@ -87,7 +87,7 @@ def describe_device() -> dict[str, Any]:
     import torch
     from thinc.compat import has_cupy, has_cupy_gpu
 
-    from ..training import resolve_device, resolve_dtype
+    from ..devices import resolve_device, resolve_dtype
 
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     device = resolve_device("auto")

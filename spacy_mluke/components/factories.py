@@ -142,7 +142,7 @@ def make_mluke_entities(
     max_batch_positions (Optional[int]): Positions (pieces and mentions) run at once.
     scorer (Optional[Callable]): The scoring method.
     """
-    from ..training import shared_shim
+    from ..sharing import shared_shim
     from .entities import KIND, MLukeEntities
 
     return MLukeEntities(
@@ -252,8 +252,8 @@ def make_mluke_ner(
         likelier than that it is none.
     filter (float): In fast mode, look at no span that has less than this probability to begin and
         end where an entity does. 0: look at all.
-    max_span_pieces (Optional[int]): Word pieces of the longest span. None: 16 in paper mode, as in
-        the paper; else what the checkpoint is made for, 30 by default.
+    max_span_pieces (Optional[int]): Word pieces of the longest span, at most half a window. None:
+        16 in paper mode, as in the paper; else what the checkpoint is made for, 30 by default.
     max_span_tokens (Optional[int]): Tokens of the longest span. None: no limit.
     set_ents (bool): Set doc.ents, besides those that are there.
     spans_key (str): Write results to doc.spans[spans_key].
@@ -265,7 +265,7 @@ def make_mluke_ner(
     max_batch_positions (Optional[int]): Positions (pieces and spans) run at once.
     scorer (Optional[Callable]): The scoring method.
     """
-    from ..training import shared_shim
+    from ..sharing import shared_shim
     from .ner import KIND, MLukeNer
 
     return MLukeNer(

@@ -27,15 +27,9 @@ from .annotating import annotate_safely, warn_of_frozen
 from .extensions import install_extensions
 from .mentions import Floats
 from .ner_learning import GoldSpans, check_labels, gold_spans, ner_loss
-from .span_reading import (
-    OUTSIDE,
-    SpanBatch,
-    SpanStates,
-    build_span_model,
-    count_unreachable,
-    mode_of,
-    ner_labels,
-)
+from .span_batches import SpanBatch, SpanStates
+from .span_heads import OUTSIDE, mode_of, ner_labels
+from .span_reading import build_span_model, count_unreachable
 
 MODES = ("auto", "fast", "paper")
 SOURCES = ("ents", "spans")

@@ -12,7 +12,7 @@ from spacy.training import Example
 
 from .mentions import Floats
 from .scorers import Bounds, mentions
-from .span_reading import SpanStates
+from .span_batches import SpanStates
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from spacy.util import fix_random_seed, ignore_error
 
 from spacy_mluke.checkpoint import load_checkpoint
 from spacy_mluke.components.ner import FoundSpans
-from spacy_mluke.components.span_reading import SpanBatch
+from spacy_mluke.components.span_batches import SpanBatch
 from spacy_mluke.packs import Pack
 
 MULTILINGUAL = {"@tokenizers": "spacy_mluke.MultilingualTokenizer.v1"}
@@ -482,7 +482,7 @@ def test_by_default_a_failure_is_raised(failing):
 def test_out_of_gpu_memory_halves_the_budget_once(nlp, monkeypatch):
     import spacy_mluke.components.span_reading as module
 
-    read, budgets = module._read_fast, []
+    read, budgets = module.read_fast, []
 
     def short_of_memory(model, shim, batch, budget):
         budgets.append(budget)
@@ -490,7 +490,7 @@ def test_out_of_gpu_memory_halves_the_budget_once(nlp, monkeypatch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return read(model, shim, batch, budget)
 
-    monkeypatch.setattr(module, "_read_fast", short_of_memory)
+    monkeypatch.setattr(module, "read_fast", short_of_memory)
     with pytest.warns(UserWarning, match="max_batch_positions = 2048; trying 1024"):
         doc = nlp(TRAIN[0][0])
     assert found(doc.ents) == TRAIN[0][1]

@@ -9,7 +9,7 @@ from spacy.training import Example
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from spacy_mluke.components.ner_learning import GoldSpans, check_labels, gold_spans, ner_loss
-from spacy_mluke.components.span_reading import SpanStates
+from spacy_mluke.components.span_batches import SpanStates
 
 WORDS = ["New", "York", "and", "Los", "Angeles", "."]
 

@@ -9,8 +9,10 @@ import pytest
 import spacy
 import torch
 from spacy.training import Example
+from spacy.util import fix_random_seed
 
-from spacy_mluke.training import SAME_AS, shared_shim
+from spacy_mluke.references import SAME_AS
+from spacy_mluke.sharing import shared_shim
 
 from .test_entities import MULTILINGUAL, TRAIN, make_doc
 
@@ -35,6 +37,7 @@ def shims(nlp):
 
 @pytest.fixture(scope="module")
 def trained(plain_checkpoint):
+    fix_random_seed(0)
     nlp = make_nlp(plain_checkpoint)
     optimizer = nlp.initialize(lambda: make_examples(nlp))
     optimizer.learn_rate = 0.01

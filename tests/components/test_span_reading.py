@@ -12,14 +12,10 @@ import torch
 import transformers
 from spacy.tokens import Doc
 
-import spacy_mluke.components.span_reading as span_reading
-from spacy_mluke.components.span_reading import (
-    SpanBatch,
-    build_span_model,
-    longest_span,
-    ner_labels,
-    read_tokens,
-)
+from spacy_mluke.components.span_batches import SpanBatch
+from spacy_mluke.components.span_heads import longest_span, ner_labels
+from spacy_mluke.components.span_reading import build_span_model
+from spacy_mluke.components.span_tokens import read_tokens
 from spacy_mluke.packs import Queries
 from spacy_mluke.training import MLukeShim
 
@@ -491,7 +487,7 @@ def read_spans(monkeypatch):
         asked.extend(zip(first.tolist(), last.tolist(), strict=True))
         return make(windows, first, last, *args)
 
-    monkeypatch.setattr(span_reading.Queries, "from_spans", spy)
+    monkeypatch.setattr(Queries, "from_spans", spy)
     return asked
 
 

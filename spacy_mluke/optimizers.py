@@ -1,0 +1,47 @@
+"""Steps as thinc's optimizer would take them, entirely in torch: thinc's own would need CuPy for
+weights on a GPU.
+
+As there, gradients are clipped tensor by tensor; unlike there, biases and norms do not decay, as in
+mLUKE's own training.
+"""
+
+from __future__ import annotations
+
+import torch
+from thinc.api import Optimizer
+from torch import nn
+
+
+def make_optimizer(optimizer: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """What steps as thinc's does. Its groups: parameters that decay, and those that do not."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2]},
+        {"params": [p for p in parameters if p.ndim < 2]},
+    ]
+    if not optimizer.b1 and not optimizer.b2:
+        return torch.optim.SGD(groups)  # where decay and L2 are the same
+    if optimizer.use_radam:
+        return torch.optim.RAdam(groups, decoupled_weight_decay=optimizer.L2_is_weight_decay)
+    kind = torch.optim.AdamW if optimizer.L2_is_weight_decay else torch.optim.Adam
+    # One pass over each tensor instead of ten.
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return kind(groups, fused=fused)
+
+
+def clip_gradients(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+    if optimizer.grad_clip:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for gradient, norm in zip(gradients, torch._foreach_norm(gradients), strict=True):
+            gradient *= (optimizer.grad_clip / (norm + 1e-12)).clamp(max=1.0)
+
+
+def step(torch_optimizer: torch.optim.Optimizer, optimizer: Optimizer) -> None:
+    """Step, with the settings of thinc's optimizer as they stand now, and drop the gradients."""
+    for group, decays in zip(torch_optimizer.param_groups, (True, False), strict=True):
+        group["lr"] = float(optimizer.learn_rate)
+        group["weight_decay"] = float(optimizer.L2) if decays else 0.0
+        if "betas" in group:
+            group["betas"] = (float(optimizer.b1), float(optimizer.b2))
+            group["eps"] = float(optimizer.eps)
+    torch_optimizer.step()
+    torch_optimizer.zero_grad(set_to_none=True)
