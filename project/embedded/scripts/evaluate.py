@@ -15,15 +15,20 @@ LABELS = ("PER", "LOC", "ORG", "MISC")
 
 CARD = """# The embedded checkpoint
 
-The default of `mluke_entities`: it types given mentions as PER, LOC, ORG or MISC in 24 languages,
-works offline at once, and is small. It is no pretrained mLUKE.
+The default of `mluke_ner` and `mluke_entities`: it finds entities, and types them or given mentions
+as PER, LOC, ORG or MISC in 24 languages, works offline at once, and is small. It is no pretrained
+mLUKE.
 
 - **Model**: LUKE's architecture without entity-aware attention; {layers} layers, {width} wide,
   {pieces:,} word pieces, {parameters:.2f} M parameters, float16 in the file ({megabytes:.1f} MB
-  with its vocabulary). The entity vocabulary holds the special entities only.
-- **Training**: from random weights, on typing alone: {docs:,} documents of which {names:,} are
-  single names. `spacy project run all` in [project/embedded](../../../project/embedded) repeats
-  it; configs/typing.cfg has the settings.
+  with its vocabulary). Entities see words and themselves, words see no entities. The entity
+  vocabulary holds the special entities only.
+- **Training**: from random weights, first on typing: {docs:,} documents of which {names:,} are
+  single names. Then on finding entities: 66,102 annotated documents, and silver data
+  (`scripts/silver.py`): 29,391 sentences in 12 languages in which the names of the embedded
+  knowledge base, or links of Wikipedia, are marked, and 12,000 single names. At last the typing
+  head, over the frozen encoder. `spacy project run all` in
+  [project/embedded](../../../project/embedded) has the commands and settings.
 - **Data** (open licences; formats changed, labels mapped to four by `scripts/prepare.py`): FiNER
   wikipedia (fi, CC BY-SA 3.0), HiNER collapsed (hi, CC BY-SA 4.0), idner-news-2k (id, MIT),
   klintan/swedish-ner-corpus (sv, CC BY 4.0), KLUE-NER (ko, CC BY-SA 4.0), Rifat1493/Bengali-NER
@@ -33,15 +38,17 @@ works offline at once, and is small. It is no pretrained mLUKE.
   X-FACTR/Wikidata (CC0), ROR (CC0), name-suggestion-index (BSD 3-Clause), EveryPolitician (public
   domain), Who's On First (attribution), Natural Earth (public domain), GeoNames (CC BY). Word
   pieces: those, Common Voice and Tatoeba sentences (CC0), indian-parallel-corpora (CC BY-SA 3.0),
-  VOA and New Testament (sw), Wikipedia (de, ko, vi; CC BY-SA).
+  VOA and New Testament (sw), Wikipedia (de, ko, vi; CC BY-SA). Silver sentences: Common Voice and
+  Tatoeba (CC0), indian-parallel-corpora, VOA and New Testament, Wikipedia (el, vi; CC BY-SA 3.0).
 - **Licence**: the weights are part of the package (MIT). What they were computed from is listed
   above with its licence.
-- **Limits**: ar el es it nl pl ru sw te vi had no sentences to learn from, only names, and it
-  shows below. MISC is rare in the training data of most languages. Vectors were trained to tell
-  four types apart: mentions of one type are near each other, the same entity in two languages
-  need not be.
+- **Limits**: ar el es it nl pl ru sw te vi had no annotated sentences to learn from, only names and
+  silver data, and it shows below. MISC is rare in the training data of most languages. Vectors were
+  trained to tell four types apart: mentions of one type are near each other, the same entity in two
+  languages need not be.
+- **Finding entities**: the scores are in [docs/ner.md](../../../docs/ner.md#scores).
 
-## Scores
+## Scores of typing
 
 Accuracy of the label over gold mentions (with one label each, micro F1 is the same), what always
 guessing the split's most frequent label would give, and F1 per label. `scripts/evaluate.py`

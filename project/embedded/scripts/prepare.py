@@ -6,6 +6,9 @@ What is written to the output folder:
 * `train/<lang>.<set>.spacy` and `names.spacy`: the parts that `train.spacy` is made of;
 * `dev/<lang>.<set>.spacy`, and `dev.spacy`, a balanced sample of them for the selection of a model;
 * `eval/<lang>.<set>.spacy`: sets whose licence allows no more than looking at a score;
+* `ner/train.spacy`, `ner/train/<lang>.<set>.spacy` and `ner/dev.spacy`: the sets in which every
+  mention is annotated, for the training of what finds mentions: documents without one count too,
+  names do not;
 * `stats.json`: how much there is of each language, and what happened to every annotated span.
 
 Only data of the class "open" gets into `train` and `dev`. All samples are drawn by the hash of a
@@ -118,6 +121,8 @@ TRAIN_AND_DEV: list[tuple[str, list[str], list[str]]] = [
     # the two arguments of a relation, typed by the knowledge base
     ("linking/open/en.fewrel", ["val"], []),
 ]
+# Not every mention is annotated: nothing for what learns where there is none.
+PARTLY_ANNOTATED = {"en.fewrel"}
 # Never trained on, never selected on. Telugu has no other part than "train".
 EVAL_PARTS = ("dev", "val")
 EVAL_ONLY_TRAIN = {"te.anikethjr"}
@@ -151,6 +156,7 @@ def main(
     output: Annotated[Path, typer.Argument(help="Folder to write the corpora to")],
     max_train: Annotated[int, typer.Option(help="Most training documents of one set")] = 8_000,
     max_dev: Annotated[int, typer.Option(help="Most documents in dev.spacy")] = 3_000,
+    max_ner_dev: Annotated[int, typer.Option(help="Most documents in ner/dev.spacy")] = 1_500,
     max_eval: Annotated[int, typer.Option(help="Most evaluation documents of one set")] = 1_500,
     max_names: Annotated[int, typer.Option(help="Most names of one language")] = 2_500,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of one document")] = 200,
@@ -160,7 +166,7 @@ def main(
     nlp.tokenizer = MultilingualTokenizer.from_language(nlp)
     stats = Statistics()
     types = _read_types(data)
-    for part in ("train", "dev", "eval"):
+    for part in ("train", "dev", "eval", "ner/train"):
         (output / part).mkdir(parents=True, exist_ok=True)
 
     # What is evaluated on comes first: its sentences are kept out of the training part.
@@ -193,11 +199,14 @@ def main(
     _write(selection, output / "dev.spacy")
 
     everything: list[Doc] = []
+    complete: dict[str, list[Doc]] = {}
     for name, records in train:
         fresh = [record for record in records if _key(_get_text(name, record)[0]) not in held_out]
         stats.add(f"train/{name}", "dropped: text in dev or eval", len(records) - len(fresh))
         docs = _make_docs(nlp, name, "train", fresh, types, stats, max_tokens)
         docs = _without_duplicates(docs, held_out)
+        if name not in PARTLY_ANNOTATED:
+            complete[name] = _sample_docs(docs, max_train)
         useful = [doc for doc in docs if doc.ents]
         stats.add(f"train/{name}", "dropped: no mention", len(docs) - len(useful))
         useful = _sample_docs(useful, max_train)
@@ -209,6 +218,7 @@ def main(
     _write(names, output / "names.spacy")
     everything.extend(names)
     _write(_sample_docs(everything, len(everything)), output / "train.spacy")
+    _write_ner(complete, dev, max_ner_dev, output / "ner")
 
     _report(stats, output)
     msg.good(
@@ -499,6 +509,24 @@ def _share(sizes: dict[str, int], limit: int) -> dict[str, int]:
 
 def _write(docs: Iterable[Doc], path: Path) -> None:
     DocBin(attrs=["ENT_IOB", "ENT_TYPE"], docs=docs).to_disk(path)
+
+
+def _write_ner(
+    train: dict[str, list[Doc]], dev: dict[str, list[Doc]], max_dev: int, output: Path
+) -> None:
+    """Write what the training of NER reads."""
+    everything = [doc for docs in train.values() for doc in docs]
+    shares = _share({name: len(docs) for name, docs in dev.items()}, max_dev)
+    selection = [doc for name, docs in dev.items() for doc in _sample_docs(docs, shares[name])]
+    for name, docs in train.items():
+        _write(docs, output / "train" / f"{name}.spacy")
+    _write(_sample_docs(everything, len(everything)), output / "train.spacy")
+    _write(selection, output / "dev.spacy")
+    found = sum(bool(doc.ents) for doc in everything)
+    msg.info(
+        f"ner/train.spacy: {len(everything):,} docs ({found:,} with mentions); "
+        f"ner/dev.spacy: {len(selection):,} docs"
+    )
 
 
 def _report(stats: Statistics, output: Path) -> None:
