@@ -278,8 +278,8 @@ class MLukeShim(Shim):
             optimizer.averages[(self.id, "averages")] = cast(Floats1d, None)
 
     def _update_averages(self, parameters: list[nn.Parameter]) -> None:
-        """thinc's moving average: decay (1 + t) / (10 + t), at most 0.9999, where t is the number of
-        steps of each parameter."""
+        """thinc's moving average: decay (1 + t) / (10 + t), at most 0.9999, after t steps of a
+        parameter."""
         with torch.no_grad():
             for parameter in parameters:
                 steps = self._averaged_steps.get(parameter, 0) + 1

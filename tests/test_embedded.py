@@ -11,8 +11,10 @@ import torch
 import transformers
 
 from spacy_mluke import load_checkpoint
+from spacy_mluke.packs import Pack
 
 from .components.test_entities import MULTILINGUAL
+from .test_encoder import words_alone
 
 FOLDER = Path(str(files("spacy_mluke") / "assets" / "embedded"))
 EXAMPLES = Path(str(files("spacy_mluke") / "assets" / "examples.jsonl"))
@@ -63,17 +65,50 @@ def test_transformers_reads_it_too(text):
     ).eval()
     positions = torch.full((1, 1, 30), -1)
     positions[0, 0, :2] = torch.tensor([1, 2])
+    inputs = {
+        "input_ids": torch.tensor([[0, *pieces.ids, 2]]),
+        "attention_mask": torch.ones(1, len(pieces) + 2, dtype=torch.long),
+        "entity_ids": torch.tensor([[checkpoint.mask]]),
+        "entity_position_ids": positions,
+        "entity_attention_mask": torch.ones(1, 1, dtype=torch.long),
+    }
     with torch.no_grad():
-        expected = model(
-            input_ids=torch.tensor([[0, *pieces.ids, 2]]),
-            entity_ids=torch.tensor([[checkpoint.mask]]),
-            entity_position_ids=positions,
-            entity_attention_mask=torch.ones(1, 1, dtype=torch.long),
-        ).logits
-        from spacy_mluke.packs import Pack
-
+        # It does not know that words see no entities.
+        expected = model(**words_alone(inputs)).logits
         pack = Pack.from_windows(
             [np.array([0, *pieces.ids, 2])], [np.array([checkpoint.mask])], [[np.array([1, 2])]]
         )
         logits = checkpoint.model.classifier(checkpoint.model(pack)[1])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_it_finds_entities_in_many_scripts(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    nlp = spacy.blank("xx", config={"nlp": {"tokenizer": MULTILINGUAL}})
+    assert nlp.add_pipe("mluke_ner").labels == LABELS
+    # What any model that has learned something finds.
+    expected = {
+        "Angela Merkel met Emmanuel Macron in Paris.": {
+            ("Angela Merkel", "PER"), ("Emmanuel Macron", "PER"), ("Paris", "LOC"),
+        },
+        "दिल्ली भारत की राजधानी है।": {("दिल्ली", "LOC"), ("भारत", "LOC")},
+        "القاهرة هي عاصمة مصر.": {("القاهرة", "LOC"), ("مصر", "LOC")},
+        "Nairobi ni mji mkuu wa Kenya.": {("Nairobi", "LOC"), ("Kenya", "LOC")},
+        "北京是中国的首都。": {("北京", "LOC")},
+        "Nobody is named here.": set(),
+    }  # fmt: skip
+    for doc in nlp.pipe(expected):
+        assert {(ent.text, ent.label_) for ent in doc.ents} == expected[doc.text]
+
+
+def test_of_the_marked_mentions_it_finds_most(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    nlp = spacy.blank("xx", config={"nlp": {"tokenizer": MULTILINGUAL}})
+    nlp.add_pipe("mluke_ner")
+    records = [json.loads(line) for line in EXAMPLES.read_text("utf8").splitlines()]
+    found = marked = 0
+    for record, doc in zip(records, nlp.pipe(r["text"] for r in records), strict=True):
+        bounds = {(ent.start_char, ent.end_char) for ent in doc.ents}
+        marked += len(record["ents"])
+        found += len(bounds & {(start, end) for start, end in record["ents"]})
+    assert found / marked > 0.5
