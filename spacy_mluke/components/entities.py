@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ import srsly
 from spacy import util
 from spacy.kb import KnowledgeBase as SpacyKnowledgeBase
 from spacy.language import Language
-from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
 from spacy.training import Example, validate_examples, validate_get_examples
@@ -23,20 +22,19 @@ from thinc.api import Optimizer, set_dropout_rate
 
 from ..kb.knowledge_base import KnowledgeBase
 from ..training import MLukeShim
-from .annotating import annotate_safely, warn_of_frozen
 from .entity_linking import DocLinks, EntityLinking
 from .extensions import install_extensions, known_vectors, set_span_hooks
 from .knowledge import AUTO, BUILT_IN, load_knowledge_base, read_spacy_kb, save_knowledge_base
 from .learning import Gold, gold_of, link_gradients, typing_loss
 from .link_scoring import LinkWeights
 from .mentions import Floats, MentionBatch, MentionStates, build_mention_model
+from .pipe import MLukePipe, warn_of_frozen
 from .scorers import Bounds, least_score
 from .scorers import mentions as get_mentions
 
 PRECEDENCE = ("typing", "linked", "given")
 TASKS = ("typing", "linking")
 MENTIONS = ("ents", "dictionary", "both")
-KIND = "mluke_entities"
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,11 @@ class MentionResults:
     links: DocLinks | None = None
 
 
-class MLukeEntities(TrainablePipe):
+class MLukeEntities(MLukePipe):
     """Reads the mentions in `doc.ents` or `doc.spans`. Made by the factory `mluke_entities`, whose
     settings it takes (see `factories.make_mluke_entities`)."""
+
+    kind = "mluke_entities"
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class MLukeEntities(TrainablePipe):
         self.vocab = vocab
         self.name = name
         self.model = build_mention_model(shim)
-        shim.users[KIND] = self
+        self._hold(shim)
         self.cfg: dict[str, Any] = {
             "mentions": mentions,
             "mentions_key": mentions_key,
@@ -132,27 +132,16 @@ class MLukeEntities(TrainablePipe):
         self.scorer = scorer
         install_extensions()
 
-    @property
-    def shim(self) -> MLukeShim:
-        shim = self.model.shims[0]
-        assert isinstance(shim, MLukeShim)
-        return shim
+    def _hold(self, shim: MLukeShim) -> None:
+        super()._hold(shim)
+        if hasattr(self, "linking"):
+            self.linking.shim = shim
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Labels of the typing head; () if there is none."""
         config = self.shim.peek_config()
         return config.labels if config and "typing" in config.heads else ()
-
-    @property
-    def label_data(self) -> tuple[str, ...]:
-        return self.labels
-
-    def add_label(self, label: str) -> int:
-        raise ValueError(
-            f"{self.name}: labels are given before training, by [initialize.components."
-            f"{self.name}] labels or by the data; {label!r} cannot be added afterwards"
-        )
 
     @property
     def knowledge_base(self) -> KnowledgeBase | None:
@@ -168,24 +157,6 @@ class MLukeEntities(TrainablePipe):
         self.linking.use(kb)
 
     # -- annotating ----------------------------------------------------------------------------
-
-    def __call__(self, doc: Doc) -> Doc:
-        return next(iter(self._annotate_safely([doc])), doc)
-
-    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
-        """Annotate a stream, in order and lazily. `batch_size` is how many documents are held; what
-        is run at once is bounded by max_batch_positions.
-
-        If a batch fails, it is run in halves, and so on; the error handler gets only documents
-        that fail alone.
-        """
-        for docs in util.minibatch(stream, size=batch_size):
-            yield from self._annotate_safely(docs)
-
-    def _annotate_safely(self, docs: list[Doc]) -> list[Doc]:
-        install_extensions()  # a worker process may come here first
-        self._load()
-        return annotate_safely(self, docs, self._annotate)
 
     def _annotate(self, docs: list[Doc]) -> None:
         self.linking.mark(docs)
@@ -464,7 +435,7 @@ class MLukeEntities(TrainablePipe):
             {
                 "cfg": lambda p: self.cfg.update(srsly.read_json(p)),
                 "vocab": lambda p: cast(None, self.vocab.from_disk(p, exclude=exclude)),
-                "model": lambda p: self._take(self.shim.for_folder(p, KIND)),
+                "model": lambda p: self._hold(self.shim.for_folder(p, self.kind)),
                 "linking": lambda p: self._set_weights(srsly.read_json(p)),
                 "kb": self._load_knowledge_base,
             },
@@ -507,14 +478,10 @@ class MLukeEntities(TrainablePipe):
             {
                 "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
                 "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-                "model": lambda b: self._take(self.shim.for_bytes(b, KIND)),
+                "model": lambda b: self._hold(self.shim.for_bytes(b, self.kind)),
                 "linking": lambda b: self._set_weights(srsly.json_loads(b)),
                 "kb": lambda b: self.linking.use(KnowledgeBase.from_bytes(b)),
             },
             exclude,
         )
         return self
-
-    def _take(self, shim: MLukeShim) -> None:
-        self.model.shims[0] = self.linking.shim = shim
-        shim.users[KIND] = self

@@ -143,13 +143,13 @@ def make_mluke_entities(
     scorer (Optional[Callable]): The scoring method.
     """
     from ..sharing import shared_shim
-    from .entities import KIND, MLukeEntities
+    from .entities import MLukeEntities
 
     return MLukeEntities(
         nlp.vocab,
         shared_shim(
             nlp,
-            KIND,
+            MLukeEntities.kind,
             checkpoint,
             revision,
             device=device,
@@ -266,13 +266,13 @@ def make_mluke_ner(
     scorer (Optional[Callable]): The scoring method.
     """
     from ..sharing import shared_shim
-    from .ner import KIND, MLukeNer
+    from .ner import MLukeNer
 
     return MLukeNer(
         nlp.vocab,
         shared_shim(
             nlp,
-            KIND,
+            MLukeNer.kind,
             checkpoint,
             revision,
             device=device,

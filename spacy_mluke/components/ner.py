@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,7 +13,6 @@ import numpy as np
 import srsly
 from spacy import util
 from spacy.language import Language
-from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
 from spacy.training import Example, validate_examples, validate_get_examples
@@ -23,17 +22,16 @@ from thinc.api import Optimizer, set_dropout_rate
 from ..spans import Decoding, decode
 from ..tokenization import Ints
 from ..training import MLukeShim
-from .annotating import annotate_safely, warn_of_frozen
 from .extensions import install_extensions
 from .mentions import Floats
 from .ner_learning import GoldSpans, check_labels, gold_spans, ner_loss
+from .pipe import MLukePipe, warn_of_frozen
 from .span_batches import SpanBatch, SpanStates
 from .span_heads import OUTSIDE, mode_of, ner_labels
 from .span_reading import build_span_model, count_unreachable
 
 MODES = ("auto", "fast", "paper")
 SOURCES = ("ents", "spans")
-KIND = "mluke_ner"
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,11 @@ class FoundSpans:
     vectors: Floats
 
 
-class MLukeNer(TrainablePipe):
+class MLukeNer(MLukePipe):
     """Sets `doc.ents` and `doc.spans`. Made by the factory `mluke_ner`, whose settings it takes
     (see `factories.make_mluke_ner`)."""
+
+    kind = "mluke_ner"
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class MLukeNer(TrainablePipe):
         self.vocab = vocab
         self.name = name
         self.model = build_span_model(shim)
-        shim.users[KIND] = self
+        self._hold(shim)
         self.cfg: dict[str, Any] = {
             "mode": mode,
             "decoding": decoding,
@@ -113,12 +113,6 @@ class MLukeNer(TrainablePipe):
         install_extensions()
 
     @property
-    def shim(self) -> MLukeShim:
-        shim = self.model.shims[0]
-        assert isinstance(shim, MLukeShim)
-        return shim
-
-    @property
     def labels(self) -> tuple[str, ...]:
         """Labels of the entities that it finds; () before training."""
         config = self.shim.peek_config()
@@ -129,35 +123,7 @@ class MLukeNer(TrainablePipe):
         """Where gold annotation is, in doc.spans; None for doc.ents."""
         return self.cfg["spans_key"] if self.cfg["learn_from"] == "spans" else None
 
-    @property
-    def label_data(self) -> tuple[str, ...]:
-        return self.labels
-
-    def add_label(self, label: str) -> int:
-        raise ValueError(
-            f"{self.name}: labels are given before training, by [initialize.components."
-            f"{self.name}] labels or by the data; {label!r} cannot be added afterwards"
-        )
-
     # -- annotating ----------------------------------------------------------------------------
-
-    def __call__(self, doc: Doc) -> Doc:
-        return next(iter(self._annotate_safely([doc])), doc)
-
-    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
-        """Annotate a stream, in order and lazily. `batch_size` is how many documents are held; what
-        is run at once is bounded by max_batch_positions.
-
-        If a batch fails, it is run in halves, and so on; the error handler gets only documents
-        that fail alone.
-        """
-        for docs in util.minibatch(stream, size=batch_size):
-            yield from self._annotate_safely(docs)
-
-    def _annotate_safely(self, docs: list[Doc]) -> list[Doc]:
-        install_extensions()  # a worker process may come here first
-        self._load()
-        return annotate_safely(self, docs, self._annotate)
 
     def _annotate(self, docs: list[Doc]) -> None:
         docs = [doc for doc in docs if not doc._.mluke_given]
@@ -414,7 +380,7 @@ class MLukeNer(TrainablePipe):
             {
                 "cfg": lambda p: self.cfg.update(srsly.read_json(p)),
                 "vocab": lambda p: cast(None, self.vocab.from_disk(p, exclude=exclude)),
-                "model": lambda p: self._take(self.shim.for_folder(p, KIND)),
+                "model": lambda p: self._hold(self.shim.for_folder(p, self.kind)),
             },
             exclude,
         )
@@ -438,12 +404,8 @@ class MLukeNer(TrainablePipe):
             {
                 "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
                 "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-                "model": lambda b: self._take(self.shim.for_bytes(b, KIND)),
+                "model": lambda b: self._hold(self.shim.for_bytes(b, self.kind)),
             },
             exclude,
         )
         return self
-
-    def _take(self, shim: MLukeShim) -> None:
-        self.model.shims[0] = shim
-        shim.users[KIND] = self

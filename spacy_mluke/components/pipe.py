@@ -1,0 +1,115 @@
+"""What the components have in common: they annotate streams, of which documents that fail do so
+alone, and they hold a checkpoint that others may share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from spacy import util
+from spacy.language import Language
+from spacy.pipeline import TrainablePipe
+from spacy.tokens import Doc
+
+from ..training import MLukeShim
+from .extensions import install_extensions
+
+
+class MLukePipe(TrainablePipe):
+    """A component around a checkpoint.
+
+    kind (str): Name of its factory: components of one kind do not share a checkpoint.
+    """
+
+    kind: ClassVar[str]
+    cfg: dict[str, Any]
+
+    @property
+    def shim(self) -> MLukeShim:
+        shim = self.model.shims[0]
+        assert isinstance(shim, MLukeShim)
+        return shim
+
+    def _hold(self, shim: MLukeShim) -> None:
+        """Use this checkpoint from now on."""
+        self.model.shims[0] = shim
+        shim.users[self.kind] = self
+
+    @property
+    def label_data(self) -> tuple[str, ...]:
+        return self.labels
+
+    def add_label(self, label: str) -> int:
+        raise ValueError(
+            f"{self.name}: labels are given before training, by [initialize.components."
+            f"{self.name}] labels or by the data; {label!r} cannot be added afterwards"
+        )
+
+    def __call__(self, doc: Doc) -> Doc:
+        return next(iter(self._annotate_safely([doc])), doc)
+
+    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
+        """Annotate a stream, in order and lazily. `batch_size` is how many documents are held; what
+        is run at once is bounded by max_batch_positions.
+
+        If a batch fails, it is run in halves, and so on; the error handler gets only documents
+        that fail alone.
+        """
+        for docs in util.minibatch(stream, size=batch_size):
+            yield from self._annotate_safely(docs)
+
+    def _annotate_safely(self, docs: list[Doc]) -> list[Doc]:
+        install_extensions()  # a worker process may come here first
+        self._load()
+        return annotate_safely(self, docs, self._annotate)
+
+    def _load(self) -> None:
+        """Have the checkpoint. Not a document's fault if that fails, so outside error handling."""
+        raise NotImplementedError
+
+    def _annotate(self, docs: list[Doc]) -> None:
+        raise NotImplementedError
+
+
+def annotate_safely(
+    pipe: TrainablePipe, docs: list[Doc], annotate: Callable[[list[Doc]], object]
+) -> list[Doc]:
+    """Annotate documents together; if that fails, in halves, and so on.
+
+    RETURNS: the documents that did not fail; the error handler of `pipe` got the others.
+    """
+    try:
+        annotate(docs)
+        return docs
+    except torch.cuda.OutOfMemoryError:
+        raise  # windows are of bounded size: no document is to blame
+    except Exception as err:
+        if len(docs) == 1:
+            told = RuntimeError(
+                f"{pipe.name} failed on the document that begins {docs[0].text[:50]!r}: "
+                f"{type(err).__name__}: {err}"
+            )
+            told.__cause__ = err
+            pipe.get_error_handler()(pipe.name, pipe, docs, told)
+            return []
+    half = len(docs) // 2
+    return [
+        doc for part in (docs[:half], docs[half:]) for doc in annotate_safely(pipe, part, annotate)
+    ]
+
+
+def warn_of_frozen(pipe: TrainablePipe, shim: MLukeShim, nlp: Language) -> None:
+    """Warn if training a component changes the weights of one that is not trained with it."""
+    if shim.freeze == "encoder":
+        return
+    sharers = [user for user in shim.users.values() if user is not pipe]
+    for name, other in nlp.components:
+        if name not in nlp.pipe_names and any(other is sharer for sharer in sharers):
+            warnings.warn(
+                f"{pipe.name} shares its checkpoint with {name}, which is frozen: what {name} has "
+                "learned will not fit the changed weights. Train both, set freeze = 'encoder', or "
+                "give one of them a copy of the checkpoint's folder",
+                stacklevel=3,
+            )
