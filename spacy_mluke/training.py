@@ -392,7 +392,7 @@ class MLukeShim(Shim):
         a file stays there; the message holds its place."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            self.to_folder(folder)
+            save_checkpoint(self.checkpoint, folder)
             files = {
                 str(path.relative_to(folder)): path.read_bytes()
                 for path in sorted(folder.rglob("*"))

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import srsly
-from spacy import util
 from spacy.kb import KnowledgeBase as SpacyKnowledgeBase
 from spacy.language import Language
 from spacy.tokens import Doc, Span
@@ -107,7 +106,6 @@ class MLukeEntities(MLukePipe):
         self.vocab = vocab
         self.name = name
         self.model = build_mention_model(shim)
-        self._hold(shim)
         self.cfg: dict[str, Any] = {
             "mentions": mentions,
             "mentions_key": mentions_key,
@@ -128,14 +126,14 @@ class MLukeEntities(MLukePipe):
             "span_hooks": span_hooks,
             "learn": list(learn),
         }
-        self.linking = EntityLinking(name, self.shim, self.cfg)
+        self.linking = EntityLinking(name, shim, self.cfg)
+        self._hold(shim)
         self.scorer = scorer
         install_extensions()
 
     def _hold(self, shim: MLukeShim) -> None:
         super()._hold(shim)
-        if hasattr(self, "linking"):
-            self.linking.shim = shim
+        self.linking.shim = shim
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -313,12 +311,7 @@ class MLukeEntities(MLukePipe):
         has_head = "typing" in config.heads and config.exclusive in (None, self.cfg["exclusive"])
         if not labels:
             if not has_head:
-                place = self.cfg["mentions_key"]
-                raise ValueError(
-                    f"{self.name}: no labels to train. The examples have no labelled spans in "
-                    f"{'doc.ents' if place is None else f'doc.spans[{place!r}]'}; give some, or "
-                    f"set labels in [initialize.components.{self.name}]"
-                )
+                raise self._no_labels(self.cfg["mentions_key"])
         elif not has_head or set(config.labels) != set(labels):
             self.shim.set_typing_labels(tuple(labels), exclusive=self.cfg["exclusive"])
         self.model.initialize()
@@ -412,36 +405,33 @@ class MLukeEntities(MLukePipe):
 
     # -- saving --------------------------------------------------------------------------------
 
-    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Save settings, the whole checkpoint and the knowledge base, unless it is the
-        embedded one: what is saved needs nothing else to load."""
+    def _to_disk(self) -> dict[str, Callable[[Path], Any]]:
+        """The knowledge base, unless it is the embedded one, goes along."""
         kb = self._kept_knowledge_base()
-        util.to_disk(
-            path,
-            {
-                "cfg": lambda p: srsly.write_json(p, self.cfg),
-                "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
-                "model": self.shim.to_folder,
-                "linking": lambda p: srsly.write_json(p, self.linking.weights.to_dict()),
-                **({"kb": partial(save_knowledge_base, kb)} if kb is not None else {}),
-            },
-            exclude,
-        )
+        return {
+            "linking": lambda p: srsly.write_json(p, self.linking.weights.to_dict()),
+            **({"kb": partial(save_knowledge_base, kb)} if kb is not None else {}),
+        }
 
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> MLukeEntities:
-        """Load what `to_disk` saved."""
-        util.from_disk(
-            path,
-            {
-                "cfg": lambda p: self.cfg.update(srsly.read_json(p)),
-                "vocab": lambda p: cast(None, self.vocab.from_disk(p, exclude=exclude)),
-                "model": lambda p: self._hold(self.shim.for_folder(p, self.kind)),
-                "linking": lambda p: self._set_weights(srsly.read_json(p)),
-                "kb": self._load_knowledge_base,
-            },
-            exclude,
-        )
-        return self
+    def _from_disk(self) -> dict[str, Callable[[Path], Any]]:
+        return {
+            "linking": lambda p: self._set_weights(srsly.read_json(p)),
+            "kb": self._load_knowledge_base,
+        }
+
+    def _to_bytes(self) -> dict[str, Callable[[], bytes]]:
+        """A knowledge base in a folder is named, not contained."""
+        kb = self._kept_knowledge_base()
+        return {
+            "linking": lambda: srsly.json_dumps(self.linking.weights.to_dict()),
+            **({"kb": kb.to_bytes} if kb is not None else {}),
+        }
+
+    def _from_bytes(self) -> dict[str, Callable[[bytes], Any]]:
+        return {
+            "linking": lambda b: self._set_weights(srsly.json_loads(b)),
+            "kb": lambda b: self.linking.use(KnowledgeBase.from_bytes(b)),
+        }
 
     def _kept_knowledge_base(self) -> KnowledgeBase | None:
         """The knowledge base, if it does not come with the package or the checkpoint."""
@@ -455,33 +445,3 @@ class MLukeEntities(MLukePipe):
 
     def _set_weights(self, data: Any) -> None:
         self.linking.weights = LinkWeights.from_dict(data)
-
-    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """As `to_disk`; but a frozen entity table mapped from a file, and a knowledge base in a
-        folder, are named, not contained."""
-        kb = self._kept_knowledge_base()
-        return util.to_bytes(
-            {
-                "linking": lambda: srsly.json_dumps(self.linking.weights.to_dict()),
-                **({"kb": kb.to_bytes} if kb is not None else {}),
-                "cfg": lambda: srsly.json_dumps(self.cfg),
-                "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
-                "model": self.shim.to_bytes,
-            },
-            exclude,
-        )
-
-    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> MLukeEntities:
-        """Load what `to_bytes` gave."""
-        util.from_bytes(
-            bytes_data,
-            {
-                "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
-                "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-                "model": lambda b: self._hold(self.shim.for_bytes(b, self.kind)),
-                "linking": lambda b: self._set_weights(srsly.json_loads(b)),
-                "kb": lambda b: self.linking.use(KnowledgeBase.from_bytes(b)),
-            },
-            exclude,
-        )
-        return self

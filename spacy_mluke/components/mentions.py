@@ -32,7 +32,8 @@ class MentionBatch:
         in place of [MASK]; -1 where [MASK] does.
     queries: give what the masked entity head compares with the rows of its table.
     vectors (float32[mentions, H] or None, of each document): entity states, where another component
-        with the same weights has just read the same mentions; those need not be read again.
+        with the same weights has just read the same mentions as [MASK]; without `entities`, those
+        need not be read again.
     """
 
     docs: Sequence[Doc]
@@ -160,26 +161,25 @@ def _read_mentions(
     parts: list[torch.Tensor] = []
     row = 0
     for i, (doc, bounds) in enumerate(zip(batch.docs, batch.bounds, strict=True)):
-        vectors = None if batch.vectors is None else batch.vectors[i]
         if not bounds:
             continue
+        begin, row = row, row + len(bounds)
+        vectors = None if batch.vectors is None or entities is not None else batch.vectors[i]
         if vectors is not None:
-            rows.append(np.arange(row, row + len(bounds)))
+            rows.append(np.arange(begin, row))
             parts.append(torch.from_numpy(vectors).to(shim.device))
+            continue
+        if batch.entities is not None and entities is not None:
+            known = batch.entities[i]
+            entities += np.split(known, len(known)) if marked else [known]
+        if marked:
+            first_row += range(begin, row)
+            readings += [
+                marked_reading(doc, bound, checkpoint.pieces, config.max_pieces) for bound in bounds
+            ]
         else:
-            if batch.entities is not None and entities is not None:
-                known = batch.entities[i]
-                entities += np.split(known, len(known)) if marked else [known]
-            if marked:
-                first_row += range(row, row + len(bounds))
-                readings += [
-                    marked_reading(doc, bound, checkpoint.pieces, config.max_pieces)
-                    for bound in bounds
-                ]
-            else:
-                first_row.append(row)
-                readings.append(doc_reading(doc, bounds, checkpoint.pieces, config.max_pieces))
-        row += len(bounds)
+            first_row.append(begin)
+            readings.append(doc_reading(doc, bounds, checkpoint.pieces, config.max_pieces))
     windows = [
         window
         for i, reading in enumerate(readings)

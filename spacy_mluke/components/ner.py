@@ -6,12 +6,9 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
-import srsly
-from spacy import util
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
@@ -252,12 +249,7 @@ class MLukeNer(MLukePipe):
         mode = self.cfg["mode"] if self.cfg["mode"] != "auto" else trained or "fast"
         has_head = mode == trained
         if not labels and not has_head:
-            place = self.gold_key
-            raise ValueError(
-                f"{self.name}: no labels to train. The examples have no labelled spans in "
-                f"{'doc.ents' if place is None else f'doc.spans[{place!r}]'}; give some, or set "
-                f"labels in [initialize.components.{self.name}]"
-            )
+            raise self._no_labels(self.gold_key)
         if labels and (not has_head or set(ner_labels(config)) != set(labels)):
             self.shim.set_ner_labels(tuple(labels), fast=mode == "fast")
         if nlp is not None:
@@ -358,54 +350,3 @@ class MLukeNer(MLukePipe):
         loss, d_logits, d_boundaries = ner_loss(gold, self.labels, states)
         gradient = SpanStates(**{**states.__dict__, "logits": d_logits, "boundaries": d_boundaries})
         return loss, gradient
-
-    # -- saving --------------------------------------------------------------------------------
-
-    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Save settings and the whole checkpoint, or where a component that shares it saved it."""
-        util.to_disk(
-            path,
-            {
-                "cfg": lambda p: srsly.write_json(p, self.cfg),
-                "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
-                "model": lambda p: self.shim.to_folder(p),
-            },
-            exclude,
-        )
-
-    def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> MLukeNer:
-        """Load what `to_disk` saved."""
-        util.from_disk(
-            path,
-            {
-                "cfg": lambda p: self.cfg.update(srsly.read_json(p)),
-                "vocab": lambda p: cast(None, self.vocab.from_disk(p, exclude=exclude)),
-                "model": lambda p: self._hold(self.shim.for_folder(p, self.kind)),
-            },
-            exclude,
-        )
-        return self
-
-    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """As `to_disk`; but a frozen entity table mapped from a file is named, not contained."""
-        return util.to_bytes(
-            {
-                "cfg": lambda: srsly.json_dumps(self.cfg),
-                "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
-                "model": lambda: self.shim.to_bytes(),
-            },
-            exclude,
-        )
-
-    def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> MLukeNer:
-        """Load what `to_bytes` gave."""
-        util.from_bytes(
-            bytes_data,
-            {
-                "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
-                "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
-                "model": lambda b: self._hold(self.shim.for_bytes(b, self.kind)),
-            },
-            exclude,
-        )
-        return self

@@ -1,12 +1,14 @@
 """What the components have in common: they annotate streams, of which documents that fail do so
-alone, and they hold a checkpoint that others may share."""
+alone, they hold a checkpoint that others may share, and they save it with their settings."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
 
+import srsly
 import torch
 from spacy import util
 from spacy.language import Language
@@ -15,6 +17,8 @@ from spacy.tokens import Doc
 
 from ..training import MLukeShim
 from .extensions import install_extensions
+
+Self = TypeVar("Self", bound="MLukePipe")
 
 
 class MLukePipe(TrainablePipe):
@@ -47,6 +51,16 @@ class MLukePipe(TrainablePipe):
             f"{self.name}] labels or by the data; {label!r} cannot be added afterwards"
         )
 
+    def _no_labels(self, place: str | None) -> ValueError:
+        """place: where in doc.spans the gold annotation is; None for doc.ents."""
+        return ValueError(
+            f"{self.name}: no labels to train. The examples have no labelled spans in "
+            f"{'doc.ents' if place is None else f'doc.spans[{place!r}]'}; give some, or set labels "
+            f"in [initialize.components.{self.name}]"
+        )
+
+    # -- annotating ----------------------------------------------------------------------------
+
     def __call__(self, doc: Doc) -> Doc:
         return next(iter(self._annotate_safely([doc])), doc)
 
@@ -71,6 +85,74 @@ class MLukePipe(TrainablePipe):
 
     def _annotate(self, docs: list[Doc]) -> None:
         raise NotImplementedError
+
+    # -- saving: a component that keeps more than settings and checkpoint adds it here ----------
+
+    def _to_disk(self) -> dict[str, Callable[[Path], Any]]:
+        return {}
+
+    def _from_disk(self) -> dict[str, Callable[[Path], Any]]:
+        return {}
+
+    def _to_bytes(self) -> dict[str, Callable[[], bytes]]:
+        return {}
+
+    def _from_bytes(self) -> dict[str, Callable[[bytes], Any]]:
+        return {}
+
+    def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
+        """Save settings and the whole checkpoint, or where a component that shares it saved it:
+        what is saved needs nothing else to load."""
+        util.to_disk(
+            path,
+            {
+                "cfg": lambda p: srsly.write_json(p, self.cfg),
+                "vocab": lambda p: self.vocab.to_disk(p, exclude=exclude),
+                "model": lambda p: self.shim.to_folder(p),
+                **self._to_disk(),
+            },
+            exclude,
+        )
+
+    def from_disk(self: Self, path: str | Path, *, exclude: Iterable[str] = ()) -> Self:
+        """Load what `to_disk` saved."""
+        util.from_disk(
+            path,
+            {
+                "cfg": lambda p: self.cfg.update(srsly.read_json(p)),
+                "vocab": lambda p: cast(None, self.vocab.from_disk(p, exclude=exclude)),
+                "model": lambda p: self._hold(self.shim.for_folder(p, self.kind)),
+                **self._from_disk(),
+            },
+            exclude,
+        )
+        return self
+
+    def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
+        """As `to_disk`; but a frozen entity table mapped from a file is named, not contained."""
+        return util.to_bytes(
+            {
+                "cfg": lambda: srsly.json_dumps(self.cfg),
+                "vocab": lambda: self.vocab.to_bytes(exclude=exclude),
+                "model": lambda: self.shim.to_bytes(),
+                **self._to_bytes(),
+            },
+            exclude,
+        )
+
+    def from_bytes(self: Self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> Self:
+        """Load what `to_bytes` gave."""
+        util.from_bytes(
+            bytes_data,
+            {
+                "cfg": lambda b: self.cfg.update(srsly.json_loads(b)),
+                "vocab": lambda b: self.vocab.from_bytes(b, exclude=exclude),
+                "model": lambda b: self._hold(self.shim.for_bytes(b, self.kind)),
+                **self._from_bytes(),
+            },
+            exclude,
+        )
+        return self
 
 
 def annotate_safely(

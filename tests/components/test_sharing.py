@@ -3,6 +3,8 @@
 import gc
 import pickle
 import shutil
+import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 from spacy.training import Example
 from spacy.util import fix_random_seed
 
+from spacy_mluke.components.mentions import MentionBatch
 from spacy_mluke.references import SAME_AS
 from spacy_mluke.sharing import shared_shim
+from spacy_mluke.training import MLukeShim
 
 from .test_entities import MULTILINGUAL, TRAIN, make_doc
 
@@ -163,6 +167,32 @@ def test_vectors_of_other_weights_are_not_used(trained):
     group.attrs["state"] = "another"
     trained.get_pipe("mluke_entities")(doc)
     assert doc.spans["mluke"].attrs["vectors"].any()  # ... with the same weights
+
+
+def test_what_was_read_as_mask_is_read_again_with_entities(trained):
+    component = trained.get_pipe("mluke_entities")
+    batch = MentionBatch(
+        [trained.make_doc(TEXTS[0])], [[(0, 2), (5, 6)]], entities=[np.array([4, 5])]
+    )
+    expected = component.model.predict(batch).vectors
+    masked = component.model.predict(replace(batch, entities=None)).vectors
+    assert np.abs(expected - masked).max() > 1e-3
+    found = component.model.predict(replace(batch, vectors=[masked])).vectors
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_bytes_hold_the_checkpoint_whatever_was_saved_before(trained, tmp_path, monkeypatch):
+    """Also where the temporary folder is beside the folder that was saved."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    shim = shims(trained)[0]
+    shim.to_folder(tmp_path / "model")
+    data = shim.to_bytes()
+    shutil.rmtree(tmp_path / "model")
+    other = MLukeShim("gone", device="cpu").from_bytes(data)
+    expected = shim.checkpoint.model.state_dict()
+    found = other.checkpoint.model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_saved_once(trained, tmp_path):
