@@ -167,7 +167,7 @@ def save_checkpoint(
     config = replace(checkpoint.config, piece_layout=checkpoint.pieces.layout)
     write_text(json.dumps(config.to_dict(), indent=2, ensure_ascii=False), folder / CONFIG)
     checkpoint.pieces.save(folder)
-    _save_vocabulary(checkpoint.entities, folder)
+    save_vocabulary(checkpoint.entities, folder)
 
 
 def peek_config(source: str) -> MLukeConfig | None:
@@ -270,7 +270,7 @@ def _open_vocabulary(folder: Path, config: MLukeConfig) -> EntityVocabulary:
     return vocabulary
 
 
-def _save_vocabulary(vocabulary: EntityVocabulary, folder: Path) -> None:
+def save_vocabulary(vocabulary: EntityVocabulary, folder: Path) -> None:
     """A small vocabulary as the file that `transformers` reads, a large one in our compact form,
     in place of one that is there."""
     compact = folder / VOCABULARY

@@ -30,7 +30,6 @@ Bounds = tuple[int, int]
 UNKNOWN = "und"
 
 MAX_ARTICLE = 3000  # characters of an article that are read: few links come later
-MAX_NAMESAKES = 1000
 # "elwiki-20230501-pages-articles.xml.bz2", "zh_min_nanwiki.xml", "el.xml.bz2"
 _DUMP_NAME = re.compile(r"([a-z]{2,3}(?:[-_][a-z]+?)*?)(?:wiki(?:-.*)?)?\.xml(?:\.bz2|\.xz)?")
 
@@ -180,33 +179,6 @@ def _follow(title: str, redirects: Mapping[str, str]) -> str:
     return at
 
 
-def ids_of_titles(kb: KnowledgeBase, keys: Iterable[str]) -> dict[str, str]:
-    """The entities of Wikipedia's articles, "el:Title" -> id.
-
-    Where a knowledge base has the key for an id, it is that; else the entity of which the title is
-    a name in that language, letter by letter, if there is just one. "" if nobody can say: there is
-    none, or there are several.
-    """
-    from ..kb.candidates import EXACT
-
-    found = {key: key if key in kb else "" for key in keys}
-    unknown = [key for key, entity in found.items() if not entity]
-    pairs = [key.split(":", 1) for key in unknown]
-    candidates = kb.candidates(
-        [title for _, title in pairs], [language for language, _ in pairs], limit=MAX_NAMESAKES
-    )
-    for i, (key, (language, title)) in enumerate(zip(unknown, pairs, strict=True)):
-        rows = candidates.of(i)
-        named = [
-            number
-            for number in candidates.entities[rows][candidates.matches[rows] == EXACT].tolist()
-            if title in kb.names(number).get(language, ())
-        ]
-        if len(named) == 1:
-            found[key] = kb.id(named[0])
-    return found
-
-
 @dataclass
 class TitleCounts:
     """Links to titles: of how many the entity is known, and of how many of these the text is not
@@ -220,7 +192,8 @@ class TitleCounts:
 def link_titles(
     kb: KnowledgeBase, texts: Sequence[LinkedText], counts: TitleCounts
 ) -> list[LinkedText]:
-    """The texts of a dump with ids for titles, see `ids_of_titles`; `counts` counts them."""
+    """The texts of a dump with ids for titles, see `kb.titles.ids_of_titles`; `counts` counts them."""
+    from ..kb.titles import ids_of_titles
     from ..kb.wikitext import without_parenthesis
 
     ids = ids_of_titles(kb, {mention.link for text in texts for mention in text.mentions})

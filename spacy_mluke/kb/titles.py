@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
 
 from .build import UNKNOWN_LANGUAGE, SourceNote, build_knowledge_base
+from .candidates import EXACT
 from .knowledge_base import KnowledgeBase
 from .records import Entity
 from .vocabulary import SPECIAL_TOKENS, EntityVocabulary, default_cache, split_key
 from .wikitext import without_parenthesis
 
+MAX_NAMESAKES = 1000  # entities of one name that are looked at
 IN_MEMORY = 100_000  # keys; a vocabulary of no more is not worth a place in the disk cache
 SOURCE = SourceNote("titles", "CC BY-SA (titles of Wikipedia articles)")
 _QID = re.compile(r"Q[1-9][0-9]*")
@@ -87,6 +89,31 @@ def open_titles(vocabulary: EntityVocabulary, cache: Path | str | None = None) -
             "can."
         ) from error
     return KnowledgeBase.open(folder)
+
+
+def ids_of_titles(kb: KnowledgeBase, keys: Iterable[str]) -> dict[str, str]:
+    """The entities of Wikipedia's articles, "el:Title" -> id.
+
+    Where a knowledge base has the key for an id, it is that; else the entity of which the title is
+    a name in that language, letter by letter, if there is just one. "" if nobody can say: there is
+    none, or there are several.
+    """
+    found = {key: key if key in kb else "" for key in keys}
+    unknown = [key for key, entity in found.items() if not entity]
+    pairs = [key.split(":", 1) for key in unknown]
+    candidates = kb.candidates(
+        [title for _, title in pairs], [language for language, _ in pairs], limit=MAX_NAMESAKES
+    )
+    for i, (key, (language, title)) in enumerate(zip(unknown, pairs, strict=True)):
+        rows = candidates.of(i)
+        named = [
+            number
+            for number in candidates.entities[rows][candidates.matches[rows] == EXACT].tolist()
+            if title in kb.names(number).get(language, ())
+        ]
+        if len(named) == 1:
+            found[key] = kb.id(named[0])
+    return found
 
 
 def _digest(vocabulary: EntityVocabulary) -> str:

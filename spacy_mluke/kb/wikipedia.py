@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from .dumps import XmlDump
 from .records import Entity, Link, Record, Seen, Skips
@@ -37,7 +38,7 @@ _HANGUL = "\u1100-\u11ff\uac00-\ud7ff"
 # Marks that `re` does not count as word characters.
 _MARKS = "\u0300-\u036f\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff\u200c\u200d"
 _LETTER = rf"(?:[^\W{_NO_SPACES}]|[{_MARKS}])"
-_UNIT = re.compile(rf"{_LETTER}+|\S")
+UNIT = re.compile(rf"{_LETTER}+|\S")
 _INSIDE_WORD = re.compile(rf"(?:(?<=[^\W{_NO_SPACES}{_HANGUL}])|(?<=[{_MARKS}])){_LETTER}")
 
 
@@ -196,16 +197,10 @@ class _Articles:
             if not is_article[number]:
                 leads[number] = self._trie[target]
                 redirect[number], named[number] = True, name == "1"
-        # Each step doubles the length of the chains that are followed; 2**31 is longer than any.
-        for _ in range(31):
-            further = leads[leads]
-            if (further == leads).all():
-                break
-            leads = further
-        circle = redirect & redirect[leads]
+        self._leads = follow_redirects(leads, redirect)
+        circle = redirect & (self._leads == np.arange(n))
         for number in np.flatnonzero(circle).tolist():
             skips.add("redirect that leads in a circle", self._trie.restore_key(number))
-        self._leads = np.where(circle, np.arange(n, dtype=np.int32), leads)
         self.links = np.zeros(n, np.int64)
         named &= ~circle & is_article[self._leads]
         numbers = np.flatnonzero(named)
@@ -235,6 +230,24 @@ class _Articles:
                 source=f"{language}wiki",
                 keys=(key,),
             )
+
+
+def follow_redirects(
+    leads: npt.NDArray[np.int32], redirect: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int32]:
+    """Where titles lead in the end, int32[n]; those that lead into a circle, to themselves.
+
+    leads (int32[n]): the title that each leads to; an article leads to itself.
+    redirect (bool[n]): which of them are redirects.
+    """
+    itself = np.arange(len(leads), dtype=np.int32)
+    # Each step doubles the length of the chains that are followed; 2**31 is longer than any.
+    for _ in range(31):
+        further = leads[leads]
+        if (further == leads).all():
+            break
+        leads = further
+    return np.where(redirect & redirect[leads], itself, leads).astype(np.int32)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -276,7 +289,7 @@ class FormCounter:
 
     def add(self, text: str) -> None:
         find, inside, counts = self._trie.iter_prefixes_with_ids, _INSIDE_WORD.match, self._counts
-        for unit in _UNIT.finditer(text):
+        for unit in UNIT.finditer(text):
             start = unit.start()
             for form, number in find(text[start : start + 64]):
                 if not inside(text, start + len(form)):

@@ -23,7 +23,6 @@ from spacy_mluke.cli.linking_data import (
     Lost,
     TitleCounts,
     cut_tokens,
-    ids_of_titles,
     language_of_dump,
     link_titles,
     name_of,
@@ -37,6 +36,7 @@ from spacy_mluke.components.link_scorers import Answer
 from spacy_mluke.kb.build import build_knowledge_base
 from spacy_mluke.kb.knowledge_base import KnowledgeBase
 from spacy_mluke.kb.records import Entity, Link
+from spacy_mluke.kb.titles import ids_of_titles
 
 from .conftest import Run, write_lines
 
