@@ -37,13 +37,16 @@ _HUB_NAME = re.compile(r"(?=.{3,96}$)(?!.*(--|\.\.|\.git$))\w([\w.-]*\w)?/\w([\w
 _PATIENCE = 0.5
 
 
-def resolve_source(source: str | Path, revision: str | None = None) -> Path:
+def resolve_source(
+    source: str | Path, revision: str | None = None, *, vocabulary: bool = True
+) -> Path:
     """The folder of a checkpoint.
 
     source: a folder, which is returned as it is; or the name of a checkpoint on the hub as a string
         such as "studio-ousia/mluke-base", which is downloaded unless it is in the cache. The hub is
         not asked about what is in the cache.
     revision: branch, tag or commit, for hub names.
+    vocabulary: whether it needs an entity vocabulary, as LUKE does and RoBERTa does not.
     RAISES (FileNotFoundError): No such folder, checkpoint or revision. (ConnectionError): It is not
         on this machine and the hub cannot be reached. (PermissionError): The hub refuses it.
         (ValueError): A revision of a folder, or what the hub has is not a checkpoint.
@@ -59,14 +62,14 @@ def resolve_source(source: str | Path, revision: str | None = None) -> Path:
     if path.is_file():
         raise NotADirectoryError(f"{source} is a file: give the folder of the checkpoint.")
     name = _hub_name(source)
-    folder, lacking = _look_up(name, revision)
+    folder, lacking = _look_up(name, revision, vocabulary)
     if folder is not None and not lacking:
         return folder
     _demand_network(name, revision, _PATIENCE)
-    return download(name, revision)
+    return download(name, revision, vocabulary=vocabulary)
 
 
-def download(name: str, revision: str | None = None) -> Path:
+def download(name: str, revision: str | None = None, *, vocabulary: bool = True) -> Path:
     """Fetch what is not in the cache of a checkpoint on the hub, and return its folder.
 
     Unlike `resolve_source` it always asks the hub for the current state of a branch. Says on stderr
@@ -81,10 +84,9 @@ def download(name: str, revision: str | None = None) -> Path:
             name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    if lacking := _lacking(sizes):
-        raise ValueError(
-            f"{name} on the hub is not a LUKE or mLUKE checkpoint: it lacks {', '.join(lacking)}."
-        )
+    if lacking := _lacking(sizes, vocabulary):
+        kind = "a LUKE or mLUKE checkpoint" if vocabulary else "a checkpoint to start from"
+        raise ValueError(f"{name} on the hub is not {kind}: it lacks {', '.join(lacking)}.")
     small = [file for file in _SMALL_FILES if file in sizes]
     wanted = small + _weights(sizes)
     snapshot = _cache_folder(name) / "snapshots" / str(info.sha)
@@ -99,7 +101,7 @@ def download(name: str, revision: str | None = None) -> Path:
         # The weights last: where they are, the rest is too.
         snapshot_download(name, revision=info.sha, allow_patterns=small)
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    if lacking := _lacking(_files(folder)):
+    if lacking := _lacking(_files(folder), vocabulary):
         raise OSError(
             f"The download of {name} to {folder} is not complete, it lacks {', '.join(lacking)}."
             f" Run it again: {_command(name, revision)}"
@@ -131,13 +133,13 @@ def _weights(names: Collection[str]) -> list[str]:
     return [_TORCH] if _TORCH in names else []
 
 
-def _lacking(names: Collection[str]) -> list[str]:
+def _lacking(names: Collection[str], vocabulary: bool = True) -> list[str]:
     """What a checkpoint with files of these names still needs, in words."""
     needs = {
         "config.json": "config.json" in names,
         "weights (model.safetensors or pytorch_model.bin)": bool(_weights(names)),
         "a tokenizer (sentencepiece.bpe.model)": any(t <= set(names) for t in _TOKENIZERS),
-        "entity_vocab.json": any(v <= set(names) for v in _VOCABULARIES),
+        "entity_vocab.json": not vocabulary or any(v <= set(names) for v in _VOCABULARIES),
     }
     return [need for need, met in needs.items() if not met]
 
@@ -147,7 +149,9 @@ def _files(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.is_file()]
 
 
-def _look_up(name: str, revision: str | None) -> tuple[Path | None, list[str]]:
+def _look_up(
+    name: str, revision: str | None, vocabulary: bool = True
+) -> tuple[Path | None, list[str]]:
     """The folder in huggingface_hub's cache, if any, and what it lacks. No network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -156,7 +160,7 @@ def _look_up(name: str, revision: str | None) -> tuple[Path | None, list[str]]:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None, []
-    return folder, _lacking(_files(folder))
+    return folder, _lacking(_files(folder), vocabulary)
 
 
 def _cache_folder(name: str) -> Path:

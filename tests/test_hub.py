@@ -366,6 +366,21 @@ def test_english_files(server: FakeHub) -> None:
     assert set(contents(resolve_source(NAME))) == set(server.files) - {"training_args.bin"}
 
 
+def test_a_checkpoint_of_another_kind(
+    server: FakeHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RoBERTa has no entity vocabulary."""
+    del server.files["entity_vocab.json"]
+    with pytest.raises(ValueError, match=r"is not a LUKE or mLUKE checkpoint: it lacks entity_vo"):
+        resolve_source(NAME)
+    folder = resolve_source(NAME, vocabulary=False)
+    assert contents(folder).keys() == WANTED - {"entity_vocab.json"}
+    go_offline(monkeypatch)
+    assert resolve_source(NAME, vocabulary=False) == folder
+    with pytest.raises(ConnectionError, match=r"lacks entity_vocab.json"):
+        resolve_source(NAME)
+
+
 @pytest.mark.parametrize(
     ("absent", "named"),
     [
