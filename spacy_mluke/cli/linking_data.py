@@ -192,7 +192,7 @@ class TitleCounts:
 def link_titles(
     kb: KnowledgeBase, texts: Sequence[LinkedText], counts: TitleCounts
 ) -> list[LinkedText]:
-    """The texts of a dump with ids for titles, see `kb.titles.ids_of_titles`; `counts` counts them."""
+    """The texts of a dump with ids for titles, see `ids_of_titles`; `counts` counts them."""
     from ..kb.titles import ids_of_titles
     from ..kb.wikitext import without_parenthesis
 
