@@ -27,6 +27,7 @@ from spacy_mluke.components.entities import MLukeEntities
 from spacy_mluke.components.factories import create_mention_corpus, create_transformer_model
 from spacy_mluke.components.pipe import MLukePipe
 from spacy_mluke.config import OWN_SECTION, MLukeConfig
+from spacy_mluke.pretraining.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -147,6 +148,9 @@ def read_config(text: str) -> Config:
 def test_config(block):
     """A config is valid: one without a pipeline as a part of one that has its components."""
     config = read_config(block.code)
+    if "data" in config:  # of a run of pretraining
+        Settings.from_dict(config)
+        return
     initialize = config.get("initialize", {}).get("components", {})
     pipeline = config.get("nlp", {}).get("pipeline") or [*config.get("components", initialize)]
     for name in pipeline:
@@ -170,10 +174,14 @@ def test_config(block):
 def test_commands(block):
     """Commands of ours have these arguments and options; nothing is run."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for line in block.code.splitlines():
+    for line in block.code.replace("\\\n", " ").splitlines():
         for words in re.findall(r"python -m spacy_mluke ([^&|>]+)", line):
             name, *arguments = shlex.split(words)
-            commands[name].make_context(name, arguments)
+            command = commands[name]
+            while hasattr(command, "commands"):
+                name, *arguments = arguments
+                command = command.commands[name]
+            command.make_context(name, arguments)
 
 
 @pytest.mark.parametrize("block", blocks_in("json"), ids=name_of)
@@ -232,6 +240,21 @@ def test_arguments(page, heading, function):
 def test_own_keys_of_config_json():
     documented = defaults_in_table("checkpoints.md", "## Own keys in `config.json`")
     assert documented == MLukeConfig().to_dict()[OWN_SECTION]
+
+
+def test_settings_of_pretraining():
+    given = {"data": {"corpus": "", "entities": ""}, "training": {"start": ""}}
+    defaults = dict_to_dot(Settings.from_dict(given).to_dict())
+    documented = {row[0]: row[-1] for row in table_under("pretraining.md", "### Settings")}
+    assert list(documented) == list(order_by_page(defaults, documented))
+    for name, value in defaults.items():
+        assert json.loads(documented[name] or '""') == value, name
+
+
+def order_by_page(defaults: dict[str, Any], documented: dict[str, str]) -> dict[str, Any]:
+    """The defaults, section by section in the order of the page."""
+    sections = list(dict.fromkeys(name.partition(".")[0] for name in documented))
+    return dict(sorted(defaults.items(), key=lambda item: sections.index(item[0].split(".")[0])))
 
 
 # -- links -------------------------------------------------------------------------------------

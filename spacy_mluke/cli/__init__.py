@@ -8,6 +8,7 @@ from .download import download_cli
 from .evaluate import evaluate_app
 from .info import info_cli
 from .kb import kb_app
+from .pretrain import pretrain_app
 
 __all__ = ["app"]
 
@@ -25,3 +26,4 @@ app.command("info")(info_cli)
 app.command("download")(download_cli)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(kb_app, name="kb")
+app.add_typer(pretrain_app, name="pretrain")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import re
@@ -263,6 +264,18 @@ def _open_vocabulary(name: str | None) -> EntityVocabulary | None:
             f"--vocabulary {name}: there is no entity vocabulary in this folder"
         )
     return open_vocabulary(path)
+
+
+def read_records(arguments: Sequence[str], *, languages: Sequence[str]) -> Iterator[Record]:
+    """The records of sources that say which titles are one entity, Wikidata's first.
+
+    languages: whose titles are wanted. RAISES: as `find_source` does, before anything is read.
+    """
+    from ..kb.records import Skips
+
+    sources = sorted(map(find_source, arguments), key=_order)
+    options = BuildOptions(languages=languages)
+    return itertools.chain.from_iterable(_read(source, options, Skips()) for source in sources)
 
 
 def _read(source: KbSource, options: BuildOptions, skips: Skips) -> Iterator[Record]:
