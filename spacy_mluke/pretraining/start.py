@@ -30,7 +30,8 @@ from ..hub import resolve_source
 from ..kb.vocabulary import SPECIAL_TOKENS, EntityVocabulary
 from ..piece_models import SENTENCEPIECE_FILE, guess_layout
 from ..tokenization import PieceTokenizer
-from ..weights import TABLE, read_weights
+from ..weights import TABLE
+from .roberta import WORD_BIAS, WORDS, read_roberta
 
 Entities = EntityVocabulary | Mapping[str, int]
 
@@ -43,8 +44,7 @@ _ROBERTA_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attentio
                  "eos_token_id")  # fmt: skip
 _NEW_ENTITY_WIDTH = 256  # of every released checkpoint
 
-_WORDS = "luke.embeddings.word_embeddings.weight"
-_WORD_BIAS, _ENTITY_BIAS = "lm_head.bias", "entity_predictions.bias"
+_ENTITY_BIAS = "entity_predictions.bias"
 # The beginnings of names of weights, the first that fits counts -> the part they belong to.
 PARTS = {
     "luke.embeddings.": "word embeddings",
@@ -212,7 +212,7 @@ def _start_from_roberta(
     except (TypeError, ValueError) as err:
         raise ValueError(f"{folder / CONFIG}: {err}") from None
     pieces = PieceTokenizer.from_folder(folder, own)
-    tensors, left_out = _read_roberta(folder, own)
+    tensors, rest = read_roberta(folder, own)
     # A fairseq tokenizer numbers <ent> and <ent2> whether there are rows for them or not.
     config = replace(own, vocab_size=pieces.sizes[-1])
     model = MLuke(config, pooler="luke.pooler.dense.weight" in tensors)
@@ -223,57 +223,7 @@ def _start_from_roberta(
     if layout == "fairseq":
         _name_tokenizer(pieces)
     checkpoint = Checkpoint(config, model.eval(), pieces, vocabulary, f"started from {source}")
-    return _start(checkpoint, counts, left_out=left_out)
-
-
-def _read_roberta(folder: Path, config: MLukeConfig) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The weights that (m)LUKE has too, by its names, and the names of the rest."""
-    tensors = {}
-    for key, tensor in read_weights(folder).tensors.items():
-        tensors[f"luke.{key[8:]}" if key.startswith("roberta.") else key] = tensor
-    for buffer in ("position_ids", "token_type_ids"):
-        tensors.pop(f"luke.embeddings.{buffer}", None)
-    decoder = tensors.pop("lm_head.decoder.weight", None)
-    bias = tensors.pop("lm_head.decoder.bias", None)  # the same as lm_head.bias
-    if bias is not None:
-        tensors.setdefault(_WORD_BIAS, bias)
-    with torch.device("meta"):
-        model = MLuke(config, pooler=any(key.startswith("luke.pooler.") for key in tensors))
-    parts = ["luke.embeddings.", "luke.encoder.", "luke.pooler."]
-    if any(key.startswith("lm_head.") for key in tensors):
-        parts.append("lm_head.")
-    else:
-        warnings.warn(
-            f"{folder}: the weights have no masked word head (lm_head), so it is new; a checkpoint "
-            "that was saved with its ...ForMaskedLM class has one",
-            stacklevel=4,
-        )
-    expected, found = _shapes(model.state_dict(), parts), _shapes(tensors, parts)
-    if found != expected:
-        problems = [
-            f"{key}: expected {expected.get(key, 'none')}, found {found.get(key, 'none')}"
-            for key in {**expected, **found}
-            if expected.get(key) != found.get(key)
-        ]
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(
-            f"{folder}: the weights do not have the shapes of a RoBERTa with its {CONFIG}: "
-            f"{'; '.join(problems[:3])}{more}"
-        )
-    if decoder is not None and not torch.equal(decoder, tensors[_WORDS]):
-        warnings.warn(
-            f"{folder}: lm_head.decoder is not the word embeddings, as it is in (m)LUKE; it is "
-            "left out, and masked words begin with other scores than there",
-            stacklevel=4,
-        )
-    left_out = _modules(tensors.keys() - expected.keys())
-    return {key: tensors[key] for key in expected}, left_out
-
-
-def _shapes(tensors: Mapping[str, Tensor], parts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """The shapes of tensors whose names begin with one of `parts`."""
-    starts = tuple(parts)
-    return {key: tuple(t.shape) for key, t in tensors.items() if key.startswith(starts)}
+    return _start(checkpoint, counts, left_out=_modules(rest))
 
 
 def _copy_markers(model: MLuke, pieces: PieceTokenizer) -> None:
@@ -284,7 +234,7 @@ def _copy_markers(model: MLuke, pieces: PieceTokenizer) -> None:
     for marker, copied in (("<ent>", "@"), ("<ent2>", "#")):
         piece = processor.piece_to_id(copied)
         if piece != processor.unk_id():  # else it stays as it was drawn
-            for name in (_WORDS, _WORD_BIAS):
+            for name in (WORDS, WORD_BIAS):
                 weights[name][pieces.special[marker]] = weights[name][piece + 1]  # fairseq
 
 
