@@ -17,11 +17,12 @@ import functools
 import itertools
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ Stats = dict[str, Any]
 class CorpusSettings:
     """How sequences are made.
 
-    max_pieces: of a sequence, without `<s>` and `</s>`: 510, as in mLUKE (mluke.md, section 3.2).
+    max_pieces: of a sequence, without `<s>` and `</s>`: 510, as in mLUKE.
     dictionary: a knowledge base, a folder or "embedded", whose names are linked in texts without
         links.
     block: characters of the pages that make a shard; a process holds a few times as many.
@@ -255,7 +256,9 @@ def _in_processes(
     """Map over blocks, of which only a few are held at a time."""
     waiting: set[Future[Stats]] = set()
     # Not forked: a fork of a process with threads may hang.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
         try:
             for block in blocks:
                 waiting.add(pool.submit(make, block))
@@ -269,6 +272,18 @@ def _in_processes(
                 f"one of the {processes} processes ended, perhaps because memory ran out. What "
                 "is written is kept: go on with the same command and fewer processes"
             ) from error
+
+
+def _end_with_parent() -> None:
+    """Of a process that was killed, the processes that it spawned would wait forever."""
+    parent = parent_process()
+
+    def wait_for_end() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 def default_processes() -> int:

@@ -18,7 +18,7 @@ from .entities import links_with_row, shard_rows
 from .sequences import MAX_LINKS
 from .storage import Corpus, Shard
 
-# One sequence in so many is kept from training, at most so many of a language.
+# One sequence in so many is kept from training; so many of a language are read.
 HELD_OUT_EVERY = 100
 HELD_OUT = 256
 _BLOCK = 65_536  # languages are drawn so many at a time
@@ -50,16 +50,24 @@ class LanguageData:
         self.language = language
         self._shards: list[Shard] = []
         self._rows: list[NDArray[np.int32]] = []
-        places: list[NDArray[np.int32]] = []
-        for shard, counts in links_with_row(corpus, language, entities):
-            wanted = np.flatnonzero((counts > 0) | (not only_with_links)).astype(np.int32)
-            places.append(np.stack([np.full_like(wanted, len(self._shards)), wanted], axis=1))
+        training: list[NDArray[np.int32]] = []
+        held_out: list[NDArray[np.int32]] = []
+        for number, (shard, counts) in enumerate(links_with_row(corpus, language, entities)):
+            every = np.arange(len(shard), dtype=np.int32)
+            # By its place, whatever else is asked for: no other run trains on it.
+            kept = every % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+            wanted = (counts > 0) | (not only_with_links)
+            for places, chosen in ((training, wanted & ~kept), (held_out, wanted & kept)):
+                found = every[chosen]
+                places.append(np.stack([np.full_like(found, number), found], axis=1))
             self._shards.append(shard)
             self._rows.append(shard_rows(shard, entities))
-        every = np.concatenate([*places, np.zeros((0, 2), np.int32)])
-        kept = np.zeros(len(every), bool)
-        kept[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY][:HELD_OUT] = True
-        self.training, self.held_out = every[~kept], every[kept]
+        self.training, rest = (
+            np.concatenate([*places, np.zeros((0, 2), np.int32)]) for places in (training, held_out)
+        )
+        # From all of the corpus.
+        spread = np.linspace(0, len(rest), min(HELD_OUT, len(rest)), endpoint=False)
+        self.held_out = rest[spread.astype(np.int64)]
 
     def read(self, place: NDArray[np.int32]) -> Example:
         """The sequence at a place."""

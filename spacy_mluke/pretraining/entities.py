@@ -1,6 +1,6 @@
 """The entity vocabulary of a corpus: which entities its links lead to, and which get a row.
 
-By the rules of mLUKE (mluke.md, section 3.1; reference: luke/utils/entity_vocab.py): articles of
+By the rules of mLUKE (github.com/studio-ousia/luke, luke/utils/entity_vocab.py): articles of
 different languages that Wikidata says are about one thing are one entity; links are counted over
 all languages; entities that too few languages link to are left out; the most frequent remain.
 
@@ -137,7 +137,7 @@ def build_entities(
 ) -> dict[str, Any]:
     """Count the entities of a corpus, choose those that get a row, and say which key is which row.
 
-    size: the most entities, besides the special ones (1.2 million; mluke.md, section 3.1).
+    size: the most entities, besides the special ones (mLUKE: 1.2 million).
     min_languages: Wikipedias that must link to an entity (3; the same).
     min_links: links that it must have.
     among: a knowledge base: no entity that it does not have gets a row.

@@ -1,6 +1,6 @@
 """Pages -> training sequences: sentences of one page, with links, up to the length of a window.
 
-As in mLUKE's own pretraining (mluke.md, section 3.2; reference: luke/pretraining/dataset.py):
+As in mLUKE's own pretraining (github.com/studio-ousia/luke, luke/pretraining/dataset.py):
 sentences of fewer than 5 pieces are left out, sentences are joined until the next one would not
 fit, a sequence never reaches across pages, and a link lies within one sentence. What differs:
 

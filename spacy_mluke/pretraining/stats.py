@@ -159,7 +159,7 @@ def _number(value: int | None) -> str:
 
 def sampling_shares(stats: Sequence[LanguageStats], smoothing: float = 0.7) -> dict[str, float]:
     """With which probability training draws each language: p = n^smoothing / sum of n^smoothing
-    (mluke.md, section 3.3), n being its sequences, those with a link where that is known."""
+    (`data.Order`), n being its sequences, those with a link where that is known."""
     sizes = {
         one.language: one.sequences if one.sequences_with_link is None else one.sequences_with_link
         for one in stats

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -158,16 +162,55 @@ def test_a_build_that_was_stopped_goes_on(make, sources, tmp_path, pieces_folder
     assert contents(tmp_path / "whole") == contents(tmp_path / "stopped")
 
 
+def _lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
+def test_a_build_that_is_killed_leaves_no_process(sources, tmp_path, pieces_folder):
+    code = f"""
+import time
+from pathlib import Path
+from spacy_mluke.pretraining.build import CorpusSettings, build_corpus
+from spacy_mluke.pretraining.sources import parse_source
+def wait(stats):
+    print("written", flush=True)
+    time.sleep(60)
+if __name__ == "__main__":
+    build_corpus(Path("corpus"), [parse_source("de=dewiki.xml")], Path({str(pieces_folder)!r}),
+                 CorpusSettings(block=400), processes=2, progress=wait)
+"""
+    (tmp_path / "script.py").write_text(code)
+    with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stdout=-1) as process:
+        assert process.stdout.readline() == b"written\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+    assert len(children) >= 2
+    deadline = time.monotonic() + 20
+    while any(map(_lives, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = list(filter(_lives, children))
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+    assert not left
+
+
 def test_what_is_whole_is_not_read_again(make, sources, tmp_path, monkeypatch):
     make("corpus", sources)
     before = contents(tmp_path / "corpus")
     # A damaged shard that was deleted is made again, from its source alone.
     (tmp_path / "corpus" / "en" / "en_jsonl-00003.json").unlink()
-    read = []
+    read: list[Source] = []
     whole = build.read_blocks
-    monkeypatch.setattr(
-        build, "read_blocks", lambda source, *args: read.append(source) or whole(source, *args)
-    )
+
+    def spy(source, *args):
+        read.append(source)
+        return whole(source, *args)
+
+    monkeypatch.setattr(build, "read_blocks", spy)
     _, written = make("corpus", sources)
     assert read == [sources[1]]
     assert len(written) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacy_mluke.kb.knowledge_base import KnowledgeBase
@@ -111,6 +111,7 @@ def test_names_of_a_knowledge_base():
     assert identities.resolve("de", ["de:Doppel"])["de:Doppel"][0] == "de:Doppel"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from("abcdefgh"), max_size=8))
 def test_redirects_lead_to_the_end_of_their_chain(leads):
     found = Identities().resolve("en", [f"en:{x}" for x in "abcdefgh"], lambda: leads.items())
@@ -150,7 +151,7 @@ def test_entities(corpus, tmp_path):
         "Q7186": 6,
     }  # fmt: skip
     assert np.load(output / "frequencies.npy").tolist() == [0, 0, 0, 0, 6, 2, 2]
-    rows = {}
+    rows: dict[str, int] = {}
     for language in corpus.languages:
         for path in corpus.shards(language):
             shard = Shard(path)
@@ -169,12 +170,14 @@ def kept(output: Path) -> set[str]:
 
 
 def test_which_get_a_row(corpus, tmp_path):
-    def make(**settings) -> set[str]:
-        build_entities(corpus, tmp_path / "e", Identities(SITELINKS), **settings)
+    def make(**kwargs) -> set[str]:
+        build_entities(corpus, tmp_path / "e", Identities(SITELINKS), **kwargs)
         return kept(tmp_path / "e")
 
     every = {"Q90", "Q64", "Q7186", "en:Only here", "en:Loop", "en:Paris", "en:Berlin"}
     assert make(min_languages=1) == every
+    # A key that spells a special entity does not become it.
+    assert open_vocabulary(tmp_path / "e" / "entity_vocab.json").id("[MASK]") == 2
     assert make(min_languages=3) == {"Q90", "en:Paris"}
     assert make(min_languages=1, min_links=2) == every - {"en:Only here", "en:Loop"}
     # The most frequent remain; of those that are equally so, the first by name.
@@ -195,7 +198,7 @@ def test_the_order_of_shards_does_not_matter(corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("kwargs", "message"),
     [
         ({"min_languages": 4}, "no entity remains of 6: none has links in 4 languages and 1 in "
          "all. The most that one has are 3 languages and 6 links. Lower --min-languages"),
@@ -204,9 +207,9 @@ def test_the_order_of_shards_does_not_matter(corpus, tmp_path):
          "no entity remains of 6: 1 have links enough, such as Q90, but the knowledge base"),
     ],
 )  # fmt: skip
-def test_no_entity_remains(corpus, tmp_path, settings, message):
+def test_no_entity_remains(corpus, tmp_path, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        build_entities(corpus, tmp_path / "e", Identities(SITELINKS), **settings)
+        build_entities(corpus, tmp_path / "e", Identities(SITELINKS), **kwargs)
     assert not (tmp_path / "e").exists()
 
 

@@ -1,6 +1,7 @@
 """Sentences begin where they are expected to, in all scripts, in linear time."""
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from spacy_mluke.pretraining.sentences import sentence_bounds
 
 def cut(text: str) -> list[str]:
     bounds = sentence_bounds(text)
-    return [text[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [text[start:end] for start, end in pairwise(bounds)]
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def cut(text: str) -> list[str]:
         "Η Αθήνα είναι πόλη. |Ο Πειραιάς; Ναι.",
         # Marks that need no blank
         "東京は首都です。|「はい。」|次！？|終わり",
-        "ก ข ค ง |\nก".replace(" |\n", "\n|"),
+        "กรุงเทพ เป็น\n|เมืองหลวง",
         # Other marks
         "यह पहला है। |दूसरा॥ |তৃতীয়। |هل هذا؟ |نعم۔ |ሰላም። |Այո",
         "Line\n|Line.\n\n  |Line\r\n|Line\u2028|Line\x85|end",
@@ -48,12 +49,12 @@ def test_bounds_cover_the_text(text):
     bounds = sentence_bounds(text)
     assert bounds[0] == 0
     assert bounds[-1] == len(text)
-    assert all(a < b for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    assert all(a < b for a, b in pairwise(bounds))
     # White space belongs to the sentence before it.
     assert not any(text[bound].isspace() for bound in bounds[1:-1])
 
 
-@pytest.mark.parametrize("unit", [" ", "!", ".", "…", "\n", '"', "!.", ". ", "。", '."', "! ", "."])
+@pytest.mark.parametrize("unit", [" ", "!", ".", "…", "\n", '"', "!.", ". ", "。", '."', "! "])
 def test_time_is_linear(unit):
     """A quadratic pass would take minutes."""
     start = time.process_time()

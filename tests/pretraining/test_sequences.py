@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -34,13 +36,16 @@ BREAKS = [
     "… ",
 ]
 LONGEST = 24
-each_page = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+each_page = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None
+)
 
 
 @st.composite
 def pages(draw, words=tuple(PLAIN + HARD), breaks=tuple(BREAKS)) -> Page:
     """Words, some of which are links, each with a key of its own."""
-    text, links = "", []
+    text = ""
+    links: list[tuple[int, int, str]] = []
     for _ in range(draw(st.integers(0, 50))):
         word = draw(st.sampled_from(words))
         if draw(st.integers(0, 2)) == 0:
@@ -87,7 +92,7 @@ def sentence_of(page, tokenizer):
         if not any(start < bound < end for start, end, _ in page.links)
     ]
     places = np.searchsorted(pieces.starts, bounds).tolist()
-    return pieces, list(zip(places[:-1], places[1:], strict=True))
+    return pieces, list(pairwise(places))
 
 
 def test_links_of_a_page(tokenizer, spell):

@@ -21,6 +21,9 @@ from spacy_mluke.pretraining.sources import Source, parse_source, read_blocks, r
 
 from .dumps import write_dump, xml_page
 
+few = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 PAGES = [
     xml_page("Berlin", "'''Berlin''' liegt in [[Deutschland]] und [[bonn|nicht]] dort."),
     xml_page("BRD", redirect="deutschland"),
@@ -151,7 +154,7 @@ def test_blocks(tmp_path):
     assert list(read_blocks(source, Skips(), 1)) == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@few
 @given(texts=st.lists(st.text("aé東\U0001f600 ", max_size=12), max_size=12),
        size=st.integers(1, 40), end=st.booleans())  # fmt: skip
 def test_blocks_have_all_lines(tmp_path, texts, size, end):
@@ -171,8 +174,8 @@ def test_blocks_have_all_lines(tmp_path, texts, size, end):
 def test_lines_may_be_anywhere_in_a_chunk(tmp_path, monkeypatch):
     """A line, and a character, that two chunks have a part of."""
     content = "東京\n\nпривет\nend".encode()
-    monkeypatch.setattr(sources, "read_bytes", lambda path, skips: (content[i:i + 1] for i in
-                                                                    range(len(content))))  # fmt: skip
+    chunks = [content[i : i + 1] for i in range(len(content))]
+    monkeypatch.setattr(sources, "read_bytes", lambda path, skips: iter(chunks))
     [block] = read_blocks(Source("en", tmp_path / "x.txt", "text"), Skips(), 10**6)
     assert block.pages == ["東京", "", "привет", "end"]
 
@@ -240,9 +243,11 @@ def test_surrogates_are_replaced(tmp_path):
     assert pages == [Page("a \ufffd \U0001f600 b", [(0, 1, "Q\ufffd")])]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-@given(text=st.text(max_size=10),
-       ents=st.lists(st.tuples(st.integers(-3, 12), st.integers(-3, 12), st.text(max_size=3))))  # fmt: skip
+@few
+@given(
+    text=st.text(max_size=10),
+    ents=st.lists(st.tuples(st.integers(-3, 12), st.integers(-3, 12), st.text(max_size=3))),
+)
 def test_links_are_in_order_and_do_not_overlap(tmp_path, text, ents):
     pages, _, _ = read(jsonl(tmp_path / "x.jsonl", {"text": text, "ents": ents}))
     for page in pages:
