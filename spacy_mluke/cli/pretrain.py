@@ -57,6 +57,8 @@ until_help = "Stop after this update, to go on another time"
 minutes_help = "Stop after so many minutes, to go on another time"
 checkpoint_help = "Checkpoint: a folder, or a hub name"
 entities_help = "Folder that pretrain entities made"
+plot_help = "Draw pieces and links of each language, and how often it is drawn: .svg, .png"
+smoothing_help = "For the plot: languages are drawn by their number of sequences to this power"
 # fmt: on
 
 pretrain_app.command("pieces")(pieces_cli)
@@ -109,6 +111,30 @@ def corpus_cli(
                 progress=progress,
             )
         _print_corpus(corpus.folder, None)
+
+
+# fmt: off
+@pretrain_app.command("stats")
+def stats_cli(
+    corpus: Annotated[Path, Arg(metavar="CORPUS", help=corpus_help)],
+    entities: Annotated[Path | None, Opt("--entities", "-e", metavar="FOLDER", help=entities_help)] = None,  # noqa: E501
+    plot: Annotated[Path | None, Opt("--plot", metavar="FILE", help=plot_help)] = None,
+    smoothing: Annotated[float, Opt("--smoothing", metavar="X", help=smoothing_help)] = 0.7,
+    as_json: Annotated[bool, Opt("--json", help="Print JSON")] = False,
+) -> None:
+    """Print what is in CORPUS, by language."""
+    # fmt: on
+    with user_errors():
+        from ..pretraining.stats import corpus_stats, plot_corpus
+
+        stats = corpus_stats(corpus, entities)
+        if plot is not None:
+            plot_corpus(stats, plot, smoothing)
+            say("good", f"Drew {plot}")
+        if as_json:
+            typer.echo(json.dumps([one.to_dict() for one in stats], indent=1, ensure_ascii=False))
+        else:
+            _print_corpus(corpus, entities)
 
 
 # fmt: off

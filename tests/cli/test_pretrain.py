@@ -90,6 +90,19 @@ def test_from_texts_to_a_checkpoint(made, run: Run, tmp_path):
     ]  # fmt: skip
 
 
+def test_statistics(made, run: Run, tmp_path):
+    args = ("pretrain", "stats", "corpus", "--entities", "entities")
+    found = {one["language"]: one for one in json.loads(run(*args, "--json").stdout)}
+    assert {name: one["links_with_row"] for name, one in found.items()} == {
+        "de": 450, "en": 450, "all": 900,
+    }  # fmt: skip
+    assert run(*args).stdout.count("450") >= 2
+    pytest.importorskip("matplotlib")
+    result = run(*args, "--plot", "plot.svg", "--smoothing", 0.3)
+    assert "Drew plot.svg" in result.stderr
+    assert "<svg" in (tmp_path / "plot.svg").read_text("utf8")
+
+
 def test_settings_on_the_command_line(made, run: Run, tmp_path):
     args = ("pretrain", "train", "run.cfg", "-o", "run", "--training.steps", "2")
     assert run(*args, "--optimizer.learn_rate", "0.5").exit_code == 0
