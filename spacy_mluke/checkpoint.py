@@ -15,13 +15,11 @@ from torch import Tensor
 from .config import EMBEDDED, HEADS, MLukeConfig
 from .encoder import MLukeEncoder
 from .heads import MLuke, init_model
-from .kb.vocabulary import EntityVocabulary, open_vocabulary
+from .kb.vocabulary import COMPACT, FILES, EntityVocabulary, find_vocabulary, open_vocabulary
 from .tokenization import PieceTokenizer
 from .weights import TABLE, Weights, read_weights, write_text, write_weights
 
 CONFIG = "config.json"
-VOCABULARY = "entity_vocab"
-VOCABULARY_FILES = ("entity_vocab.json", "entity_vocab.tsv", "entity_vocab.jsonl")
 
 # A table with more rows than this is left in its file (256 columns of float32: 64 MiB).
 MAP_ABOVE = 65_536
@@ -255,10 +253,9 @@ def _check_weights(expected: dict[str, tuple[int, ...]], weights: Weights, folde
 
 
 def _open_vocabulary(folder: Path, config: MLukeConfig) -> EntityVocabulary:
-    candidates = [folder / VOCABULARY, *(folder / name for name in VOCABULARY_FILES)]
-    path = next((path for path in candidates if path.exists()), None)
+    path = find_vocabulary(folder)
     if path is None:
-        raise FileNotFoundError(f"{folder} has no entity vocabulary ({VOCABULARY_FILES[0]})")
+        raise FileNotFoundError(f"{folder} has no entity vocabulary ({FILES[0]})")
     vocabulary = open_vocabulary(path)
     if "[MASK]" not in vocabulary.special:
         raise ValueError(f"{path} has no [MASK] entity")
@@ -273,12 +270,12 @@ def _open_vocabulary(folder: Path, config: MLukeConfig) -> EntityVocabulary:
 def save_vocabulary(vocabulary: EntityVocabulary, folder: Path) -> None:
     """A small vocabulary as the file that `transformers` reads, a large one in our compact form,
     in place of one that is there."""
-    compact = folder / VOCABULARY
+    compact = folder / COMPACT
     # Without a source, that two agree in their counts does not make them the same.
     meta = vocabulary.meta
     stands = compact.is_dir() and EntityVocabulary.open(compact).meta == meta and meta["source"]
     if meta["keys"] <= 100_000:
-        vocabulary.to_json(folder / VOCABULARY_FILES[0])
+        vocabulary.to_json(folder / FILES[0])
         if compact.is_dir() and not stands:
             shutil.rmtree(compact)  # it would be read before the file
     elif not stands:

@@ -14,18 +14,26 @@ from torch import nn
 
 def make_optimizer(optimizer: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """What steps as thinc's does. Its groups: parameters that decay, and those that do not."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2]},
-        {"params": [p for p in parameters if p.ndim < 2]},
-    ]
+    groups = group_parameters(parameters)
     if not optimizer.b1 and not optimizer.b2:
         return torch.optim.SGD(groups)  # where decay and L2 are the same
     if optimizer.use_radam:
         return torch.optim.RAdam(groups, decoupled_weight_decay=optimizer.L2_is_weight_decay)
     kind = torch.optim.AdamW if optimizer.L2_is_weight_decay else torch.optim.Adam
-    # One pass over each tensor instead of ten.
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    return kind(groups, fused=fused)
+    return kind(groups, fused=can_fuse(parameters))
+
+
+def group_parameters(parameters: list[nn.Parameter]) -> list[dict[str, list[nn.Parameter]]]:
+    """Groups of an optimizer: matrices and tables, which decay; biases and norms, which do not."""
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2]},
+        {"params": [p for p in parameters if p.ndim < 2]},
+    ]
+
+
+def can_fuse(parameters: list[nn.Parameter]) -> bool:
+    """Whether an optimizer can go over each tensor once instead of ten times."""
+    return all(p.device.type in ("cpu", "cuda") for p in parameters)
 
 
 def clip_gradients(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:

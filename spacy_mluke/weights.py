@@ -24,6 +24,9 @@ SHARD = "model-00001-of-00002.safetensors"
 TABLE_SHARD = "model-00002-of-00002.safetensors"
 
 TABLE = "luke.entity_embeddings.entity_embeddings.weight"
+TABLE_BIAS = "entity_predictions.bias"
+# What has a row for each word piece.
+WORDS, WORD_BIAS = "luke.embeddings.word_embeddings.weight", "lm_head.bias"
 
 
 class Weights:

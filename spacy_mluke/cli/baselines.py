@@ -29,8 +29,6 @@ from .stream import get_mentions
 Answers = dict[Bounds, Answer]
 
 MAX_CANDIDATES = 30
-# Names that many entities share have more candidates than a linker looks at.
-MAX_NAMESAKES = 1000
 # Documents in a batch of training: those of newspapers have hundreds of mentions.
 BATCH_SIZE = 4
 
@@ -149,6 +147,8 @@ class ExactTitle(_ByName):
     name = "exact title"
 
     def _find(self, forms: Sequence[str], text: LinkedText) -> list[list[str]]:
+        from ..kb.titles import MAX_NAMESAKES
+
         language = text.lang
         candidates = self.kb.candidates(forms, [language] * len(forms), limit=MAX_NAMESAKES)
         found = []

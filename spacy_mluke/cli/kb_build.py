@@ -34,7 +34,6 @@ _FILE_NAME = re.compile(rf"({_CODE})(?:wiki-.*|\.xml(?:\.\w+)?)")
 _DATABASE = re.compile(rf"<dbname>({_CODE})wiki</dbname>".encode())
 # "{", or the first pair of a vocabulary: a key and a number
 _VOCABULARY = re.compile(rb'\{\s*(?:"(?:[^"\\]|\\.)*"\s*:\s*[0-9]+\s*[,}]|$)')
-_VOCABULARY_FILES = ("entity_vocab", "entity_vocab.json", "entity_vocab.tsv", "entity_vocab.jsonl")
 
 
 @dataclass(frozen=True)
@@ -86,17 +85,12 @@ def find_source(argument: str) -> KbSource:
             return KbSource(kind, path)
         return KbSource("wikipedia", path, kind.replace("_", "-"))
     if path.is_dir():
+        from ..kb.vocabulary import find_vocabulary
+
         if find_vocabulary(path) is None:
             raise ValueError(f"{path} is a folder without an entity vocabulary: give files")
         return KbSource("titles", path)
     return _recognise(path)
-
-
-def find_vocabulary(path: Path) -> Path | None:
-    """The entity vocabulary that a path means: itself, or that in the folder of a checkpoint."""
-    if not path.is_dir() or (path / "keys.utf8").is_file():
-        return path
-    return next((p for name in _VOCABULARY_FILES if (p := path / name).exists()), None)
 
 
 def _recognise(path: Path) -> KbSource:
@@ -253,7 +247,7 @@ class _Counted:
 def _open_vocabulary(name: str | None) -> EntityVocabulary | None:
     from ..config import EMBEDDED
     from ..kb.knowledge_base import EMBEDDED_FOLDER
-    from ..kb.vocabulary import open_vocabulary
+    from ..kb.vocabulary import find_vocabulary, open_vocabulary
 
     if name is None:
         return None
@@ -305,7 +299,7 @@ def _read(source: KbSource, options: BuildOptions, skips: Skips) -> Iterator[Rec
         from tqdm import tqdm
 
         from ..kb.titles import read_titles
-        from ..kb.vocabulary import open_vocabulary
+        from ..kb.vocabulary import find_vocabulary, open_vocabulary
 
         vocabulary = open_vocabulary(find_vocabulary(source.path) or source.path)
         title = f"Reading {source.path.name}"

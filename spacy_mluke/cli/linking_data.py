@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +122,7 @@ def read_dump(path: Path) -> Iterator[LinkedText | Failure]:
     """
     from ..kb.dumps import XmlDump
     from ..kb.records import Skips
+    from ..kb.wikipedia import follow_redirects
     from ..kb.wikitext import Namespaces, parse_page
 
     language = language_of_dump(path)
@@ -139,7 +140,7 @@ def read_dump(path: Path) -> Iterator[LinkedText | Failure]:
         parsed = parse_page(page.text, spaces)
         text = _whole_paragraphs(parsed.text)
         mentions = [
-            GoldMention(start, end, "", f"{language}:{_follow(title, redirects)}")
+            GoldMention(start, end, "", f"{language}:{follow_redirects(title, redirects)}")
             for start, end, title in parsed.links
             if end <= len(text)
         ]
@@ -166,17 +167,6 @@ def _whole_paragraphs(text: str) -> str:
         return text
     end = text.rfind("\n", 0, MAX_ARTICLE + 1)
     return text[: end if end > 0 else MAX_ARTICLE].rstrip()
-
-
-def _follow(title: str, redirects: Mapping[str, str]) -> str:
-    """Where a title leads; itself if that is a circle."""
-    at, passed = title, {title}
-    while at in redirects:
-        at = redirects[at]
-        if at in passed:
-            return title
-        passed.add(at)
-    return at
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import EMBEDDED
+from .kb_info import kb_folder
 from .messages import say, stop, user_errors
 from .pretrain_pieces import pieces_cli, trim_cli
 from .pretrain_start import start_cli
@@ -321,8 +321,6 @@ def _print_corpus(corpus: Path, entities: Path | None) -> None:
 
 
 def _open_kb(name: str | None) -> KnowledgeBase | None:
-    from ..kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
+    from ..kb.knowledge_base import KnowledgeBase
 
-    if name is None:
-        return None
-    return KnowledgeBase.open(EMBEDDED_FOLDER if name == EMBEDDED else Path(name))
+    return None if name is None else KnowledgeBase.open(kb_folder(name))

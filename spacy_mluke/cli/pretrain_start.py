@@ -76,9 +76,8 @@ def start_cli(
         if output.exists():
             stop(f"OUTPUT {output} exists: choose another place")
         from ..checkpoint import save_checkpoint
-        from ..kb.vocabulary import open_vocabulary
+        from ..kb.vocabulary import find_vocabulary, open_vocabulary
         from ..pretraining.start import start_from, start_from_scratch
-        from .kb_build import find_vocabulary
 
         options: dict[str, Any] = {
             "num_hidden_layers": layers,

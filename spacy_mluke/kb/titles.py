@@ -20,7 +20,8 @@ from .records import Entity
 from .vocabulary import SPECIAL_TOKENS, EntityVocabulary, default_cache, split_key
 from .wikitext import without_parenthesis
 
-MAX_NAMESAKES = 1000  # entities of one name that are looked at
+# Names that many entities share have more candidates than a linker looks at.
+MAX_NAMESAKES = 1000
 IN_MEMORY = 100_000  # keys; a vocabulary of no more is not worth a place in the disk cache
 SOURCE = SourceNote("titles", "CC BY-SA (titles of Wikipedia articles)")
 _QID = re.compile(r"Q[1-9][0-9]*")

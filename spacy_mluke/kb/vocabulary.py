@@ -33,13 +33,20 @@ from .folders import Array, Blob, map_bytes, scratch_beside, scratch_folder
 from .vocabulary_sources import SPECIAL_TOKENS, read_pairs
 
 __all__ = [
+    "COMPACT",
+    "FILES",
     "SPECIAL_TOKENS",
     "EntityVocabulary",
     "build_vocabulary",
     "default_cache",
+    "find_vocabulary",
     "open_vocabulary",
     "split_key",
 ]
+
+# What the folder of a checkpoint has it in: our compact form, which is read first, or a file.
+COMPACT = "entity_vocab"
+FILES = ("entity_vocab.json", "entity_vocab.tsv", "entity_vocab.jsonl")
 
 IN_MEMORY = 1_000_000  # a file of fewer bytes is not worth a place in the disk cache
 
@@ -225,6 +232,13 @@ def default_cache() -> Path:
     general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(general, "huggingface")
     return Path(os.path.expandvars(home)).expanduser() / "spacy_mluke"
+
+
+def find_vocabulary(path: Path) -> Path | None:
+    """The entity vocabulary that a path means: itself, or that in the folder of a checkpoint."""
+    if not path.is_dir() or (path / "keys.utf8").is_file():
+        return path
+    return next((p for name in (COMPACT, *FILES) if (p := path / name).exists()), None)
 
 
 def open_vocabulary(source: str | Path, cache: str | Path | None = None) -> EntityVocabulary:

@@ -15,11 +15,10 @@ import itertools
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from .dumps import XmlDump
 from .records import Entity, Link, Record, Seen, Skips
@@ -197,10 +196,16 @@ class _Articles:
             if not is_article[number]:
                 leads[number] = self._trie[target]
                 redirect[number], named[number] = True, name == "1"
-        self._leads = follow_redirects(leads, redirect)
-        circle = redirect & (self._leads == np.arange(n))
+        # Each step doubles the length of the chains that are followed; 2**31 is longer than any.
+        for _ in range(31):
+            further = leads[leads]
+            if (further == leads).all():
+                break
+            leads = further
+        circle = redirect & redirect[leads]
         for number in np.flatnonzero(circle).tolist():
             skips.add("redirect that leads in a circle", self._trie.restore_key(number))
+        self._leads = np.where(circle, np.arange(n, dtype=np.int32), leads)
         self.links = np.zeros(n, np.int64)
         named &= ~circle & is_article[self._leads]
         numbers = np.flatnonzero(named)
@@ -232,22 +237,18 @@ class _Articles:
             )
 
 
-def follow_redirects(
-    leads: npt.NDArray[np.int32], redirect: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int32]:
-    """Where titles lead in the end, int32[n]; those that lead into a circle, to themselves.
+def follow_redirects(title: str, redirects: Mapping[str, str]) -> str:
+    """Where a title leads in the end; itself if that is a circle.
 
-    leads (int32[n]): the title that each leads to; an article leads to itself.
-    redirect (bool[n]): which of them are redirects.
+    redirects: title -> the title that it leads to.
     """
-    itself = np.arange(len(leads), dtype=np.int32)
-    # Each step doubles the length of the chains that are followed; 2**31 is longer than any.
-    for _ in range(31):
-        further = leads[leads]
-        if (further == leads).all():
-            break
-        leads = further
-    return np.where(redirect & redirect[leads], itself, leads).astype(np.int32)
+    at, passed = title, {title}
+    while at in redirects:
+        at = redirects[at]
+        if at in passed:
+            return title
+        passed.add(at)
+    return at
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..checkpoint import Checkpoint
-from ..kb.vocabulary import EntityVocabulary, open_vocabulary
+from ..kb.vocabulary import EntityVocabulary, find_vocabulary, open_vocabulary
 from .build import open_tokenizer
 from .storage import Corpus
 
@@ -44,10 +44,10 @@ def open_entities(folder: Path) -> EntityVocabulary:
 
     RAISES (FileNotFoundError): If there is none.
     """
-    found = [p for name in ("entity_vocab", "entity_vocab.json") if (p := folder / name).exists()]
-    if not found:
+    found = find_vocabulary(folder)
+    if found is None or not found.exists():
         raise FileNotFoundError(
             f"{folder} has no entity vocabulary: make it with python -m spacy_mluke pretrain "
             "entities"
         )
-    return open_vocabulary(found[0])
+    return open_vocabulary(found)

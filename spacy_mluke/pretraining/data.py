@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .entities import links_with_row, shard_rows
+from .entities import links_with_row
 from .sequences import MAX_LINKS
 from .storage import Corpus, Shard
 
@@ -52,7 +52,8 @@ class LanguageData:
         self._rows: list[NDArray[np.int32]] = []
         training: list[NDArray[np.int32]] = []
         held_out: list[NDArray[np.int32]] = []
-        for number, (shard, counts) in enumerate(links_with_row(corpus, language, entities)):
+        linked = links_with_row(corpus, language, entities)
+        for number, (shard, rows, counts) in enumerate(linked):
             every = np.arange(len(shard), dtype=np.int32)
             # By its place, whatever else is asked for: no other run trains on it.
             kept = every % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
@@ -61,7 +62,7 @@ class LanguageData:
                 found = every[chosen]
                 places.append(np.stack([np.full_like(found, number), found], axis=1))
             self._shards.append(shard)
-            self._rows.append(shard_rows(shard, entities))
+            self._rows.append(rows)
         self.training, rest = (
             np.concatenate([*places, np.zeros((0, 2), np.int32)]) for places in (training, held_out)
         )

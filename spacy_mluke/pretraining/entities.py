@@ -31,6 +31,7 @@ from ..kb.knowledge_base import KnowledgeBase
 from ..kb.records import Entity, Record
 from ..kb.titles import ids_of_titles
 from ..kb.vocabulary import SPECIAL_TOKENS, EntityVocabulary
+from ..kb.wikipedia import follow_redirects
 from .storage import Corpus, Shard, write_json
 
 META = "entities.json"
@@ -102,8 +103,7 @@ class Identities:
 
 
 def _follow(titles: set[str], redirects: Redirects) -> dict[str, str]:
-    """Where those of the titles that are redirects lead in the end: title -> title. What leads in a
-    circle is left out.
+    """Where those of the titles that are redirects lead in the end: title -> title.
 
     Only what is wanted is held: a Wikipedia has more redirects than articles. Each further pass
     follows chains a step further, and few have more than two.
@@ -114,15 +114,7 @@ def _follow(titles: set[str], redirects: Redirects) -> dict[str, str]:
         found = {title: target for title, target in redirects() if title in wanted}
         leads |= found
         wanted = set(found.values()) - leads.keys()
-    ends: dict[str, str] = {}
-    for title in leads.keys() & titles:
-        at, passed = title, set[str]()
-        while at in leads and at not in passed:
-            passed.add(at)
-            at = leads[at]
-        if at not in passed:
-            ends[title] = at
-    return ends
+    return {title: follow_redirects(title, leads) for title in leads.keys() & titles}
 
 
 def build_entities(
@@ -295,11 +287,13 @@ def _count_links(shard: Shard, rows: NDArray[np.int32]) -> NDArray[np.int64]:
 
 def links_with_row(
     corpus: Corpus, language: str, entities: Path
-) -> Iterator[tuple[Shard, NDArray[np.int64]]]:
-    """The shards of a language, and int64[n]: how many links of each sequence have a row."""
+) -> Iterator[tuple[Shard, NDArray[np.int32], NDArray[np.int64]]]:
+    """The shards of a language, each with its `shard_rows`, and int64[n]: how many links of each
+    sequence have a row."""
     for path in corpus.shards(language):
         shard = Shard(path)
-        yield shard, _count_links(shard, shard_rows(shard, entities))
+        rows = shard_rows(shard, entities)
+        yield shard, rows, _count_links(shard, rows)
 
 
 def shard_rows(shard: Shard, entities: Path) -> NDArray[np.int32]:

@@ -12,10 +12,7 @@ from torch import Tensor
 from ..checkpoint import CONFIG
 from ..config import MLukeConfig
 from ..heads import MLuke
-from ..weights import read_weights
-
-WORDS = "luke.embeddings.word_embeddings.weight"
-WORD_BIAS = "lm_head.bias"
+from ..weights import WORD_BIAS, WORDS, read_weights
 
 
 def read_roberta(folder: Path, config: MLukeConfig) -> tuple[dict[str, Tensor], set[str]]:

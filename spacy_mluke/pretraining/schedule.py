@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..optimizers import can_fuse, group_parameters
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -44,14 +46,12 @@ class OptimizerSettings:
 
 def make_adamw(parameters: list[nn.Parameter], settings: OptimizerSettings) -> torch.optim.AdamW:
     """AdamW; its groups: parameters that decay, and those that do not."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2]},
-        {"params": [p for p in parameters if p.ndim < 2]},
-    ]
-    groups = [group for group in groups if group["params"]]
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, lr=settings.learn_rate, betas=betas, fused=fused)
+    return torch.optim.AdamW(
+        group_parameters(parameters),
+        lr=settings.learn_rate,
+        betas=(settings.beta1, settings.beta2),
+        fused=can_fuse(parameters),
+    )
 
 
 def set_rate(
@@ -70,11 +70,10 @@ def set_rate(
     if not settings.bias_correction:
         root = math.sqrt(1 - settings.beta2 ** (step + 1))
         scale, eps = (1 - settings.beta1 ** (step + 1)) / root, settings.eps / root
-    for group in optimizer.param_groups:
+    for group, decays in zip(optimizer.param_groups, (True, False), strict=True):
         group["lr"] = rate * scale
         group["eps"] = eps
         # torch decays by lr * weight_decay.
-        decays = group["params"][0].ndim >= 2
         group["weight_decay"] = settings.weight_decay / scale if decays else 0.0
     return rate
 

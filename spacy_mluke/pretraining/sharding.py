@@ -51,9 +51,7 @@ from torch.autograd.function import once_differentiable
 
 from ..encoder import EntityTable
 from ..heads import MLuke
-from ..weights import TABLE
-
-BIAS = "entity_predictions.bias"
+from ..weights import TABLE, TABLE_BIAS
 
 _ROWS_AT_A_TIME = 65_536
 
@@ -220,7 +218,7 @@ def gather_entities(model: MLuke) -> dict[str, Tensor]:
     state[TABLE] = rows
     bias = _sharded_bias(model)
     if bias is not None:
-        state[BIAS] = _gather(bias.weight, bias.shard)
+        state[TABLE_BIAS] = _gather(bias.weight, bias.shard)
     return state if table.shard.group.rank() == 0 else {}
 
 
@@ -280,7 +278,7 @@ def _shard_file(model: MLuke, folder: Path) -> tuple[dict[str, nn.Parameter], Sh
     tensors = {TABLE: table.weight}
     bias = _sharded_bias(model)
     if bias is not None:
-        tensors[BIAS] = bias.weight
+        tensors[TABLE_BIAS] = bias.weight
     number, of = table.shard.group.rank() + 1, table.shard.group.size()
     return tensors, table.shard, folder / f"entities-{number:05}-of-{of:05}.safetensors"
 

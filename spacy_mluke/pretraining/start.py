@@ -30,8 +30,8 @@ from ..hub import resolve_source
 from ..kb.vocabulary import SPECIAL_TOKENS, EntityVocabulary
 from ..piece_models import SENTENCEPIECE_FILE, guess_layout
 from ..tokenization import PieceTokenizer
-from ..weights import TABLE
-from .roberta import WORD_BIAS, WORDS, read_roberta
+from ..weights import TABLE, TABLE_BIAS, WORD_BIAS, WORDS
+from .roberta import read_roberta
 
 Entities = EntityVocabulary | Mapping[str, int]
 
@@ -44,7 +44,6 @@ _ROBERTA_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attentio
                  "eos_token_id")  # fmt: skip
 _NEW_ENTITY_WIDTH = 256  # of every released checkpoint
 
-_ENTITY_BIAS = "entity_predictions.bias"
 # The beginnings of names of weights, the first that fits counts -> the part they belong to.
 PARTS = {
     "luke.embeddings.": "word embeddings",
@@ -271,7 +270,7 @@ def _start_from_luke(
     init_model(model, seed)
     by_row = {TABLE: old.encoder.entity_table.rows}
     if old.model.entity_predictions is not None:
-        by_row[_ENTITY_BIAS] = old.model.entity_predictions.bias.detach()
+        by_row[TABLE_BIAS] = old.model.entity_predictions.bias.detach()
     tensors = old.model.state_dict()
     weights = model.state_dict()
     counts = _fill(model, {k: v for k, v in tensors.items() if k in weights and k not in by_row})
@@ -322,7 +321,7 @@ def finish_specials(checkpoint: Checkpoint) -> None:
         _copy_markers(model, checkpoint.pieces)
     weights = model.state_dict()
     if "[MASK2]" in special and TABLE in weights:
-        for name in (TABLE, _ENTITY_BIAS):
+        for name in (TABLE, TABLE_BIAS):
             weights[name][special["[MASK2]"]] = weights[name][special["[MASK]"]]
 
 

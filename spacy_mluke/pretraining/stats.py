@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,9 @@ def corpus_stats(corpus: Path, entities: Path | None = None) -> list[LanguageSta
 
 def _of_language(corpus: Corpus, language: str, counts: Mapping[str, int]) -> LanguageStats:
     shards, sources = corpus.stats(language), corpus.sources(language)
-    skipped: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for one in [*sources, *shards]:
-        skipped.update(one.get("skipped", {}))
-        examples = {**one.get("examples", {}), **examples}
+    skipped, examples = _merge(
+        (one.get("skipped", {}), one.get("examples", {})) for one in [*sources, *shards]
+    )
     return LanguageStats(
         language=language,
         sources=len({shard["source"] for shard in shards} | {one["file"] for one in sources}),
@@ -95,17 +93,13 @@ def _of_language(corpus: Corpus, language: str, counts: Mapping[str, int]) -> La
         sequences_with_link=counts.get("sequences_with_link"),
         entities=counts.get("entities"),
         entities_with_row=counts.get("entities_with_row"),
-        skipped=dict(skipped),
+        skipped=skipped,
         examples=examples,
     )
 
 
 def _of_all(languages: Sequence[LanguageStats], counts: Mapping[str, Any] | None) -> LanguageStats:
-    skipped: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for one in languages:
-        skipped.update(one.skipped)
-        examples = {**one.examples, **examples}
+    skipped, examples = _merge((one.skipped, one.examples) for one in languages)
 
     def total(name: str) -> int:
         return sum(getattr(one, name) or 0 for one in languages)
@@ -119,9 +113,21 @@ def _of_all(languages: Sequence[LanguageStats], counts: Mapping[str, Any] | None
         sequences_with_link=total("sequences_with_link") if counts else None,
         entities=counts["corpus"]["entities"] if counts else None,
         entities_with_row=counts["rows"] - len(SPECIAL_TOKENS) if counts else None,
-        skipped=dict(skipped),
+        skipped=skipped,
         examples=examples,
     )
+
+
+def _merge(
+    parts: Iterable[tuple[Mapping[str, int], Mapping[str, str]]],
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Counts of what was left out, added up, and the first example of each."""
+    skipped: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for counts, found in parts:
+        skipped.update(counts)
+        examples = {**found, **examples}
+    return dict(skipped), examples
 
 
 def corpus_table(

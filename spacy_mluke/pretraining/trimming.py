@@ -24,9 +24,7 @@ from ..heads import MLuke
 from ..kb.folders import scratch_folder
 from ..piece_models import SENTENCEPIECE_FILE
 from ..tokenization import PieceTokenizer
-
-# What has a row for each word piece.
-_BY_PIECE = ("luke.embeddings.word_embeddings.weight", "lm_head.bias")
+from ..weights import WORD_BIAS, WORDS
 
 
 @dataclass(frozen=True)
@@ -221,7 +219,7 @@ def _trim_weights(checkpoint: Checkpoint, rows: Tensor) -> Checkpoint:
     """The same checkpoint, weights shared, but for what has a row for each word piece."""
     config: MLukeConfig = replace(checkpoint.config, vocab_size=len(rows))
     tensors = checkpoint.model.state_dict()
-    for name in _BY_PIECE:
+    for name in (WORDS, WORD_BIAS):
         if name in tensors:
             tensors[name] = tensors[name][rows.to(tensors[name].device)]
     with torch.device("meta"):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner, Result
 
 from spacy_mluke.checkpoint import save_checkpoint
 from spacy_mluke.pretraining.build import CorpusSettings, build_corpus
@@ -105,6 +108,18 @@ def make_settings(corpus_folder, entities_folder, start_folder):
                 "optimizer": {"learn_rate": 0.01, "warmup_steps": 2, **(optimizer or {})},
             }
         )
+
+    return make
+
+
+@pytest.fixture
+def make_run():
+    """make_run(command) -> a function that runs it with arguments, as a command of its own."""
+
+    def make(command: Callable[..., None]) -> Callable[..., Result]:
+        app = typer.Typer()
+        app.command()(command)
+        return lambda *args: CliRunner().invoke(app, [str(arg) for arg in args])
 
     return make
 

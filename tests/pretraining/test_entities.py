@@ -160,7 +160,7 @@ def test_entities(corpus, tmp_path):
         "de:Paris": 4, "de:Berlin": 5, "de:Seine-Stadt": 4, "Q7186": 6, "en:Paris": 4,
         "en:Berlin": 5, "en:Only here": -1, "en:Loop": -1, "ja:パリ": 4, "[MASK]": -1,
     }  # fmt: skip
-    counts = [count.tolist() for _, count in links_with_row(corpus, "en", output)]
+    counts = [count.tolist() for *_, count in links_with_row(corpus, "en", output)]
     assert counts == [[3], [0]]
 
 

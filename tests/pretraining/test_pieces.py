@@ -5,9 +5,7 @@ import json
 import random
 
 import pytest
-import typer
 from sentencepiece import SentencePieceProcessor
-from typer.testing import CliRunner
 
 from spacy_mluke.cli.pretrain_pieces import pieces_cli
 from spacy_mluke.config import MLukeConfig
@@ -210,14 +208,8 @@ def test_a_language_needs_text(tmp_path):
 
 
 @pytest.fixture
-def run():
-    app = typer.Typer()
-    app.command()(pieces_cli)
-
-    def invoke(*args):
-        return CliRunner().invoke(app, [str(arg) for arg in args])
-
-    return invoke
+def run(make_run):
+    return make_run(pieces_cli)
 
 
 @pytest.fixture

@@ -10,12 +10,10 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sentencepiece import sentencepiece_model_pb2 as protocol
-from typer.testing import CliRunner
 
 from spacy_mluke.checkpoint import EMBEDDED_FOLDER, load_checkpoint, save_checkpoint
 from spacy_mluke.cli.pretrain_pieces import trim_cli
@@ -411,14 +409,8 @@ def test_without_protobuf(checkpoint, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run():
-    app = typer.Typer()
-    app.command()(trim_cli)
-
-    def invoke(*args):
-        return CliRunner().invoke(app, [str(arg) for arg in args])
-
-    return invoke
+def run(make_run):
+    return make_run(trim_cli)
 
 
 def test_command(run, masked_folder, trimmed_folder, tmp_path):
