@@ -5,8 +5,7 @@ authors used, is an implementation. Marks such as 。 end a sentence as they sta
 blank unless a small letter follows (UAX #29 asks for that after a full stop alone). A full stop
 after an initial or a number of one or two digits does not end one ("J. Doe", "am 3. Mai"); the end
 of a line does. Scripts that write no marks (Thai) are cut at the ends of lines alone. ICU itself
-needs a C++ library that pip does not bring; one regular expression reads 100 million characters a
-second.
+needs a C++ library that pip does not bring.
 """
 
 from __future__ import annotations
