@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import MAP_ABOVE, load_checkpoint, save_checkpoint
+from ..checkpoint import MAP_ABOVE, Checkpoint, load_checkpoint, save_checkpoint
 from ..encoder import set_dropout
 from ..heads import MLuke
+from ..weights import TABLE
 from .batches import make_pack, plan_packs
 from .compatibility import check_fit
 from .data import TrainingData
@@ -36,6 +37,7 @@ from .settings import Settings
 from .sharding import (
     gather_entities,
     load_shard,
+    local_entities,
     save_shard,
     shard_entities,
     sharded_parameters,
@@ -45,6 +47,8 @@ from .storage import Corpus
 
 # With more entities, several processes share the entity table out (256 columns: 64 MiB).
 SHARE_ABOVE = MAP_ABOVE
+
+HEAD = "entity_predictions."
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,14 @@ class Pretraining:
         if training.dropout is not None:
             set_dropout(model, training.dropout)
         samples = training.samples if training.softmax == "sampled" else None
-        self.objective = Objective(model, samples=samples)
+        frozen = training.freeze == "encoder"
+        self.objective = Objective(model, samples=samples, frozen=frozen)
         freeze(model, training.freeze)
         if self.accelerator.num_processes > 1 and len(self.checkpoint.entities) > SHARE_ABOVE:
             shard_entities(model, torch.distributed.new_group())
         self.objective.to(self.device).train()
         own = {id(p) for p in sharded_parameters(model).values()}
+        self._kept = SpecialRows(self.checkpoint) if frozen else None
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         # Those that every process has, and whose gradients are to be added up.
         self._common = [p for p in self.parameters if id(p) not in own]
@@ -206,6 +212,8 @@ class Pretraining:
         if clip := self.settings.optimizer.grad_clip:
             self._clip(clip)
         self.optimizer.step()
+        if self._kept:
+            self._kept.restore()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         word_sum, entity_sum = sums.tolist()
@@ -327,19 +335,38 @@ class Pretraining:
                 model.load_state_dict(state, assign=True)
                 whole = type(whole)(whole.config, model, whole.pieces, whole.entities, whole.source)
         if self.accelerator.is_main_process:
-            finish_specials(whole)
+            if not self._kept:
+                finish_specials(whole)
             save_checkpoint(whole, folder)
         self.accelerator.wait_for_everyone()
 
 
 def freeze(model: MLuke, what: str | None) -> None:
     """Choose the parameters that train: all but the pooler, or with "words" those of stage 1
-    (reference: luke/pretraining/train.py), the entity embeddings and the masked entity head. Heads
-    that are not for pretraining stay as they are."""
+    (reference: luke/pretraining/train.py), the entity embeddings and the masked entity head; with
+    "encoder" only that head and the entity table. Heads that are not for pretraining stay as they
+    are."""
+    trained = {"words": ("luke.entity_embeddings.", HEAD), "encoder": (TABLE, HEAD)}
+    idle = ("luke.pooler.", "classifier.", "ner.")
     for name, parameter in model.named_parameters():
-        entity = name.startswith(("luke.entity_embeddings.", "entity_predictions."))
-        idle = name.startswith(("luke.pooler.", "classifier.", "ner."))
-        parameter.requires_grad_(entity if what == "words" else not idle)
+        chosen = name.startswith(trained[what]) if what else not name.startswith(idle)
+        parameter.requires_grad_(chosen)
+
+
+class SpecialRows:
+    """The rows of [MASK] and the like, as they are now: with a frozen encoder they stay so, though
+    as entities that are never right they have a gradient, and weights decay."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        rows, _, first, _ = local_entities(checkpoint.model)
+        ids = sorted(checkpoint.entities.special.values())
+        self._rows = rows
+        self._ids = torch.tensor([i - first for i in ids if 0 <= i - first < len(rows)]).long()
+        self._values = rows.detach()[self._ids].clone()
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            self._rows[self._ids] = self._values
 
 
 def flops_per_position(model: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,10 +16,11 @@ class Objective(nn.Module):
     """A model with its loss.
 
     samples: entities of a sampled softmax; None for the full one.
+    frozen: no gradient goes back into the encoder, by the states that it gives.
     RAISES (ValueError): If the model lacks a head that is to be trained.
     """
 
-    def __init__(self, model: MLuke, *, samples: int | None = None) -> None:
+    def __init__(self, model: MLuke, *, samples: int | None = None, frozen: bool = False) -> None:
         super().__init__()
         if model.lm_head is None or model.entity_predictions is None:
             raise ValueError(
@@ -26,7 +28,7 @@ class Objective(nn.Module):
                 f"{', '.join(model.config.architectures)}. Make one with "
                 "python -m spacy_mluke pretrain start"
             )
-        self.model, self.samples = model, samples
+        self.model, self.samples, self.frozen = model, samples, frozen
 
     def forward(self, batch: TrainingPack) -> tuple[Tensor, Tensor]:
         """RETURNS (float32): the summed losses of masked words and, weighted, of masked entities.
@@ -36,9 +38,10 @@ class Objective(nn.Module):
         model = self.model
         head, table = model.entity_predictions, model.luke.entity_table
         assert head is not None
-        words, entities = model.luke(batch.pack)
-        # Nothing was looked up, but other processes may wait, here, for this one to look.
-        nothing = table(batch.pack.entities).sum() if not len(batch.pack.entities) else 0.0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            words, entities = model.luke(batch.pack)
+            # Nothing was looked up, but other processes may wait, here, for this one to look.
+            nothing = table(batch.pack.entities).sum() if not len(batch.pack.entities) else 0.0
         word_logits = model.score_masked_words(words[batch.words])
         word_loss = F.cross_entropy(word_logits.float(), batch.word_targets, reduction="sum")
         x = head.transform(entities[batch.entities])

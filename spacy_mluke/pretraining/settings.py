@@ -47,8 +47,10 @@ class TrainingSettings:
     """A stage of training.
 
     start: checkpoint to start from.
-    freeze: "words" trains entity embeddings and the masked entity head alone (stage 1); null trains
-        everything but the pooler (stage 2, or from scratch).
+    freeze: "words" trains entity embeddings and the masked entity head alone (stage 1); "encoder"
+        trains that head and the rows of entities alone, the special ones as they are, so that other
+        heads of the checkpoint give what they gave; null trains everything but the pooler (stage 2,
+        or from scratch).
     steps: updates (540,326 in each stage).
     batch_size: sequences of an update, over all processes (2,048).
     positions: most word pieces and entities that a process reads at a time.
@@ -61,7 +63,7 @@ class TrainingSettings:
     """
 
     start: str
-    freeze: Literal["words"] | None = None
+    freeze: Literal["words", "encoder"] | None = None
     steps: int = 540_326
     batch_size: int = 2_048
     positions: int = 8_192

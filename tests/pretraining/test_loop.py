@@ -103,6 +103,9 @@ def work(rank: int, folder: Path, port: int) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     settings = Settings.from_dict(json.loads((folder / "settings.json").read_text()))
+    frozen = replace(settings, training=replace(settings.training, freeze="encoder"))
+    loop.SHARE_ABOVE = 0
+    train(frozen, folder / "frozen")
     for name, least in (("two", 1_000), ("shared", 0)):
         loop.SHARE_ABOVE = least
         train(settings, folder / name, until=3)
@@ -121,6 +124,11 @@ def test_two_processes_are_as_one(make_settings, tmp_path, free_port):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT))  # spawned processes import this module
         torch.multiprocessing.spawn(work, (tmp_path, free_port), nprocs=PROCESSES)
+    frozen = replace(settings, training=replace(settings.training, freeze="encoder"))
+    train(frozen, tmp_path / "frozen-one")
+    expected = weights(tmp_path / "frozen-one")
+    for key, tensor in weights(tmp_path / "frozen").items():
+        torch.testing.assert_close(tensor, expected[key], atol=2e-4, rtol=0, msg=key)
     expected, expected_losses = weights(tmp_path / "one"), losses(tmp_path / "one")
     for name in ("two", "shared"):
         np.testing.assert_allclose(losses(tmp_path / name), expected_losses, atol=2e-5)
@@ -150,6 +158,20 @@ def test_stage_one_trains_entities_alone(make_settings, start_folder, tmp_path):
     changed = {name for name, tensor in weights(tmp_path / "second").items()
                if not torch.equal(tensor, before[name])}  # fmt: skip
     assert changed == set(before)
+
+
+def test_a_frozen_encoder_gives_what_it_gave(make_settings, start_folder, tmp_path):
+    settings = make_settings(steps=3, freeze="encoder", optimizer={"weight_decay": 0.5})
+    run = train(settings, tmp_path)
+    before = load_checkpoint(start_folder).model.state_dict()
+    after = weights(tmp_path)
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    table = "luke.entity_embeddings.entity_embeddings.weight"
+    head = {name for name in before if name.startswith("entity_predictions.")}
+    assert changed == head | {table}
+    special = sorted(run.checkpoint.entities.special.values())
+    assert torch.equal(after[table][special], before[table][special])
+    assert not torch.isclose(after[table][4:], before[table][4:]).all(1).any()
 
 
 def test_special_rows_are_copies_at_the_end(make_settings, tmp_path):
