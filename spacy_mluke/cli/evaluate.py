@@ -86,7 +86,8 @@ def evaluate_link_cli(
     IN KB is the share of linked mentions whose id is in the knowledge base; R@n, of those, the
     share that has it among its first n candidates. ACC is the share of linked mentions with the
     right id, and ACC NIL that of all annotated mentions, NIL being an answer like others, each with
-    its 95 % interval, over the texts. Mentions that a pipeline cannot be given count as misses.
+    its 95 % interval, over the texts. AMBIG are mentions with the right candidate and others, and
+    the ACC after it is theirs. Mentions that a pipeline cannot be given count as misses.
 
     Unless mentions are gold, these are of the mentions that were FOUND, with the same bounds, and
     P, R and F count mentions that begin and end right and have the right id; those with NIL take

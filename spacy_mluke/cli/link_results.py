@@ -74,7 +74,7 @@ def draw_results(rows: Sequence[Row], *, gold: bool) -> str:
     from wasabi.tables import table
 
     head = ["DATA", "SYSTEM", "MENTIONS", "IN KB", "R@1", "R@5", "R@30"]
-    head += ["ACC", "95 %", "ACC NIL", "95 %"]
+    head += ["ACC", "95 %", "ACC NIL", "95 %", "AMBIG", "ACC"]
     if not gold:
         head += ["FOUND", "P", "R", "F", "P NIL", "R NIL", "F NIL"]
     # All tables have the same columns, so that languages can be compared.
@@ -113,6 +113,7 @@ def _draw_row(row: Row, *, gold: bool) -> list[str]:
             _percent(numbers[key]),
             "-".join(f"{100 * x:.1f}" for x in interval) if interval else "-",
         ]
+    shown += [f"{numbers['ambiguous']:,}", _percent(numbers["links_ambiguous_accuracy"])]
     if gold:
         return shown
     shown.append(_percent(numbers["found_share"]))

@@ -43,6 +43,8 @@ class LinkCounts(NamedTuple):
     right, right_linked: of the found ones, those with the same answer.
     ranked: of in_kb, those found whose candidates are known.
     at_1, at_5, at_30: of the ranked ones, those with the gold id among so many first candidates.
+    ambiguous: of the ranked ones, those with the gold id and others among their candidates.
+    right_ambiguous: of these, those with the same answer.
     """
 
     annotated: int = 0
@@ -58,6 +60,8 @@ class LinkCounts(NamedTuple):
     at_1: int = 0
     at_5: int = 0
     at_30: int = 0
+    ambiguous: int = 0
+    right_ambiguous: int = 0
 
 
 def count_links(
@@ -98,6 +102,9 @@ def count_links(
             counts["ranked"] += 1
             for rank in RANKS:
                 counts[f"at_{rank}"] += link in found.candidates[:rank]
+            if len(found.candidates) > 1 and link in found.candidates:
+                counts["ambiguous"] += 1
+                counts["right_ambiguous"] += found.id == link
     return LinkCounts(**counts)
 
 
@@ -118,6 +125,8 @@ def link_scores(counts: LinkCounts) -> Scores:
         links_nil_accuracy: the same for all annotated mentions, NIL being an id like others.
         links_recall_at_1/5/30: how many of the mentions that were found and whose id is in the
             knowledge base have it among so many first candidates.
+        links_ambiguous_accuracy: how many of the mentions that have the right candidate and others
+            have the right id: what the choice among candidates is worth.
     """
     c = counts
     scores: Scores = {}
@@ -131,6 +140,7 @@ def link_scores(counts: LinkCounts) -> Scores:
         scores[f"{prefix}_accuracy"] = ratio(right, found)
     for rank in RANKS:
         scores[f"links_recall_at_{rank}"] = ratio(getattr(c, f"at_{rank}"), c.ranked)
+    scores["links_ambiguous_accuracy"] = ratio(c.right_ambiguous, c.ambiguous)
     return scores
 
 

@@ -32,6 +32,7 @@ LINK_KEYS = [
     "links_accuracy",
     "links_nil_accuracy",
     *[f"links_recall_at_{rank}" for rank in (1, 5, 30)],
+    "links_ambiguous_accuracy",
 ]
 SPACY_KEYS = [f"nel_micro_{x}" for x in "prf"]
 NOTHING = dict.fromkeys([*LINK_KEYS, *SPACY_KEYS, "links_per_lang"])
@@ -125,6 +126,8 @@ def test_counts_of_one_document():
         at_1=0,
         at_5=1,
         at_30=1,
+        ambiguous=1,
+        right_ambiguous=1,
     )
     scores = link_scores(counts)
     assert scores == pytest.approx(
@@ -140,6 +143,7 @@ def test_counts_of_one_document():
             "links_recall_at_1": 0.0,
             "links_recall_at_5": 1 / 3,
             "links_recall_at_30": 1 / 3,
+            "links_ambiguous_accuracy": 1.0,
         }
     )
     # Without word of the knowledge base, Q8 is in it; but its candidates are not known.
@@ -153,6 +157,7 @@ def test_ranks():
     answers = {bounds: Answer("NIL", names) for bounds in gold}
     counts = count_links(gold, answers)
     assert (counts.ranked, counts.at_1, counts.at_5, counts.at_30) == (40, 1, 5, 30)
+    assert (counts.ambiguous, counts.right_ambiguous) == (40, 0)
 
 
 def test_a_document_without_annotated_links_counts_for_nothing():
@@ -276,11 +281,11 @@ def test_links_that_are_not_annotated_do_not_count(nlp):
     scores = score_links([make_example(nlp, ["Q1", "Q9", "Q9"], ["Q1", "", ""])])
     assert scores == {
         **dict.fromkeys([*LINK_KEYS[:8], *SPACY_KEYS], 1.0),
-        **dict.fromkeys([f"links_recall_at_{rank}" for rank in (1, 5, 30)]),
+        **dict.fromkeys(LINK_KEYS[8:]),
         "links_per_lang": {
             "xx": {
                 **dict.fromkeys(LINK_KEYS[:8], 1.0),
-                **dict.fromkeys([f"links_recall_at_{rank}" for rank in (1, 5, 30)]),
+                **dict.fromkeys(LINK_KEYS[8:]),
             }
         },
     }
