@@ -264,7 +264,8 @@ def evaluate_cli(
 ) -> None:
     """Score CHECKPOINT on the sequences of CORPUS that no training reads, by language: perplexity
     of masked words, accuracy of masked entities among all, at 1 and at 10, and how well mentions
-    of an entity find those in other languages (mean average precision)."""
+    of an entity find those in other languages (mean average precision), by the states of entities
+    and by those of words, without entities."""
     # fmt: on
     with user_errors():
         from ..checkpoint import load_checkpoint
@@ -294,7 +295,8 @@ pretrain_app.command("trim")(trim_cli)
 def _print_scores(scores: dict[str, Scores]) -> None:
     from wasabi.tables import table
 
-    header = ("", "words", "perplexity", "entities", "at 1 %", "at 10 %", "queries", "mAP %")
+    header = ["", "words", "perplexity", "entities", "at 1 %", "at 10 %"]
+    header += ["queries", "mAP %", "by words"]
     rows = [
         (
             language,
@@ -304,10 +306,11 @@ def _print_scores(scores: dict[str, Scores]) -> None:
             *(f"{100 * share:.1f}" for share in (one.accuracy_1, one.accuracy_10)),
             f"{one.queries:,}",
             f"{100 * one.retrieval:.1f}",
+            f"{100 * one.word_retrieval:.1f}",
         )
         for language, one in scores.items()
     ]
-    typer.echo(table(rows, header=header, divider=True, aligns=("l", *"r" * 7)).replace("nan", "-"))
+    typer.echo(table(rows, header=header, divider=True, aligns=("l", *"r" * 8)).replace("nan", "-"))
 
 
 def _print_corpus(corpus: Path, entities: Path | None) -> None:

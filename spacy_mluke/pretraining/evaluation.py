@@ -7,13 +7,16 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..checkpoint import Checkpoint
+from ..packs import Pack
 from .batches import TrainingPack, make_pack, plan_packs
 from .data import Example
 from .masking import Masking, mask_example
@@ -31,7 +34,8 @@ class Scores:
     words, entities: how many were masked. perplexity: of masked words, exp of their mean loss.
     accuracy_1, accuracy_10: share of masked entities that are the first, or among the first ten, of
         the whole vocabulary. NaN where nothing was masked.
-    retrieval: mean average precision of `retrieve`. queries: mentions that it is of.
+    retrieval, word_retrieval: mean average precision of `retrieve`, by the states of entities and
+        by those of words. queries: mentions that they are of.
     """
 
     words: int
@@ -41,6 +45,7 @@ class Scores:
     accuracy_10: float
     queries: int = 0
     retrieval: float = math.nan
+    word_retrieval: float = math.nan
 
     def to_dict(self) -> dict[str, float | None]:
         """NaN becomes None, as JSON has it."""
@@ -74,8 +79,10 @@ def evaluate(
             found = retrieve(checkpoint, held_out)
     finally:
         model.train(was_training)
-    for language, (queries, precision) in found.items():
-        scores[language] = replace(scores[language], queries=queries, retrieval=precision)
+    for language, (queries, entity, word) in found.items():
+        scores[language] = replace(
+            scores[language], queries=queries, retrieval=entity, word_retrieval=word
+        )
     return {**scores, "mean": _mean(list(scores.values()))}
 
 
@@ -114,35 +121,39 @@ def _score(
     )
 
 
+@torch.inference_mode()
 def retrieve(
     checkpoint: Checkpoint, examples: Mapping[str, Sequence[Example]]
-) -> dict[str, tuple[int, float]]:
+) -> dict[str, tuple[int, float, float]]:
     """Given a mention in one language, find the mentions of its entity in all others.
 
-    A mention is read as [MASK], all others of its sequence too; mentions are ranked by the cosine
-    of their states. At most `MAX_MENTIONS` of a language, the first ones, take part.
+    Mentions are ranked by the cosine of their states: of an entity that is read as [MASK], as all
+    others of its sequence are; or, with no entity read, the mean of those of its word pieces. At
+    most `MAX_MENTIONS` of a language, the first ones, take part.
 
-    RETURNS: by language, how many mentions have one to be found, and their mean average precision.
+    RETURNS: by language, how many mentions have one to be found, and their mean average precision
+        by entities and by words.
     """
-    vectors, entities, languages = [], [], []
-    for language, sequences in examples.items():
-        found = _mention_states(checkpoint, sequences)
-        vectors.append(found[0])
-        entities.append(found[1])
-        languages += [language] * len(found[1])
-    if not languages:
+    mentions = {language: _read_mentions(checkpoint, part) for language, part in examples.items()}
+    if not mentions:
         return {}
-    states = F.normalize(torch.cat(vectors).float(), dim=-1)
-    rows, spoken = np.concatenate(entities), np.array(languages)
-    precision: dict[str, list[float]] = defaultdict(list)
+    by_entity = F.normalize(torch.cat([one.by_entity for one in mentions.values()]), dim=-1)
+    by_words = F.normalize(torch.cat([one.by_words for one in mentions.values()]), dim=-1)
+    rows = np.concatenate([one.rows for one in mentions.values()])
+    spoken = np.repeat(list(mentions), [len(one.rows) for one in mentions.values()])
+    precision: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for i in range(len(rows)):
         abroad = np.flatnonzero(spoken != spoken[i])
         right = rows[abroad] == rows[i]
         if right.any():
-            scores = (states[torch.from_numpy(abroad)] @ states[i]).numpy()
-            precision[str(spoken[i])].append(average_precision(scores, right))
+            others = torch.from_numpy(abroad)
+            scores = ((states[others] @ states[i]).numpy() for states in (by_entity, by_words))
+            entity, word = (average_precision(one, right) for one in scores)
+            precision[str(spoken[i])].append((entity, word))
+    means = {language: np.mean(values, axis=0) for language, values in precision.items()}
     return {
-        language: (len(values), float(np.mean(values))) for language, values in precision.items()
+        language: (len(precision[language]), float(mean[0]), float(mean[1]))
+        for language, mean in means.items()
     }
 
 
@@ -157,10 +168,16 @@ def average_precision(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> 
     return float((np.arange(1, len(places) + 1) / places).mean())
 
 
-def _mention_states(
-    checkpoint: Checkpoint, examples: Sequence[Example]
-) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    """States of all mentions, float[m, H] on the host, and their entities."""
+class _Mentions(NamedTuple):
+    """States of mentions as entities, and as means of their words, float32[m, H] each, on the host;
+    rows of their entities."""
+
+    by_entity: Tensor
+    by_words: Tensor
+    rows: NDArray[np.int64]
+
+
+def _read_mentions(checkpoint: Checkpoint, examples: Sequence[Example]) -> _Mentions:
     everything = Masking(words=0.0, entities=1.0)
     generator = np.random.default_rng(0)
     chosen, count = [], 0
@@ -170,16 +187,32 @@ def _mention_states(
                 mask_example(one, everything, checkpoint.pieces, checkpoint.mask, generator)
             )
             count += len(one.rows)
-    states = [torch.zeros(0, checkpoint.config.hidden_size)]
-    rows = [np.zeros(0, np.int64)]
-    if chosen:
-        for step in plan_packs([one.size for one in chosen], 1, _BUDGET):
-            pack: TrainingPack = make_pack(
-                [chosen[i] for i in step[0]], _longest(checkpoint), _device(checkpoint)
-            )
-            states.append(checkpoint.encoder(pack.pack)[1].float().cpu())
-            rows.append(pack.entity_targets.cpu().numpy())
-    return torch.cat(states)[:MAX_MENTIONS], np.concatenate(rows)[:MAX_MENTIONS]
+    none = torch.zeros(0, checkpoint.config.hidden_size)
+    by_entity, by_words, rows = [none], [none], [np.zeros(0, np.int64)]
+    steps = plan_packs([one.size for one in chosen], 1, _BUDGET) if chosen else []
+    for step in steps:
+        sequences = [chosen[i] for i in step[0]]
+        training: TrainingPack = make_pack(sequences, _longest(checkpoint), _device(checkpoint))
+        pack = training.pack
+        by_entity.append(checkpoint.encoder(pack)[1].float().cpu())
+        words = checkpoint.encoder(pack.words_only())[0].float()
+        by_words.append(_mean_of_mentions(words, pack).cpu())
+        rows.append(training.entity_targets.cpu().numpy())
+    return _Mentions(
+        torch.cat(by_entity)[:MAX_MENTIONS],
+        torch.cat(by_words)[:MAX_MENTIONS],
+        np.concatenate(rows)[:MAX_MENTIONS],
+    )
+
+
+def _mean_of_mentions(words: Tensor, pack: Pack) -> Tensor:
+    """States of word pieces [W, H] -> their means over each mention [E, H]."""
+    places = pack.entity_positions  # in the window
+    windows = np.repeat(pack.word_starts[:-1], np.diff(pack.entity_starts))
+    inside = places >= 0
+    at = places.clamp(min=0) + torch.from_numpy(windows).to(places.device)[:, None]
+    sums = (words[at] * inside[..., None]).sum(1)
+    return sums / inside.sum(1, keepdim=True)
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
@@ -196,6 +229,7 @@ def _mean(scores: Sequence[Scores]) -> Scores:
         mean("accuracy_10"),
         sum(one.queries for one in scores),
         mean("retrieval"),
+        mean("word_retrieval"),
     )
 
 

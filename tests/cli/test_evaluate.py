@@ -521,9 +521,9 @@ def test_baselines(run: Run, kb_folder, tmp_path) -> None:
     assert rows["de", "toy.test", "prior only"]["links_accuracy_interval"] is None
     table = result.stdout.splitlines()
     assert [line.split() for line in table if "prior only" in line] == [
-        ["toy.test", "prior", "only", "1", *["100.0"] * 5, "-", "100.0", "-"],
+        ["toy.test", "prior", "only", "1", *["100.0"] * 5, "-", "100.0", "-", "1", "100.0"],
         ["toy.test", "prior", "only", "5", "75.0", "66.7", "100.0", "100.0",
-         "50.0", "0.0-66.7", "40.0", "0.0-66.7"],
+         "50.0", "0.0-66.7", "40.0", "0.0-66.7", "1", "0.0"],
     ]  # fmt: skip
     # Nothing of how mentions are found, as they were given.
     assert "FOUND" not in result.stdout

@@ -8,6 +8,7 @@ import torch
 
 from spacy_mluke.checkpoint import load_checkpoint
 from spacy_mluke.packs import Pack
+from spacy_mluke.pretraining import evaluation as module
 from spacy_mluke.pretraining.data import TrainingData
 from spacy_mluke.pretraining.evaluation import Scores, average_precision, evaluate, retrieve
 from spacy_mluke.pretraining.masking import Masking, mask_example
@@ -72,9 +73,9 @@ def test_mentions_of_one_entity(checkpoint, held_out):
 
     def oracle(pack):
         words, entities = plain(pack)
+        if not len(pack.entities):
+            return words, entities
         return words, torch.nn.functional.one_hot(targets.pop(0), entities.shape[1]).float()
-
-    import spacy_mluke.pretraining.evaluation as module
 
     targets: list = []
     make = module.make_pack
@@ -88,17 +89,28 @@ def test_mentions_of_one_entity(checkpoint, held_out):
         patch.setattr(module, "make_pack", spy)
         patch.setattr(encoder, "forward", oracle)
         found = retrieve(checkpoint, held_out)
-    assert {language: precision for language, (_, precision) in found.items()} == {
+    assert {language: precision for language, (_, precision, _) in found.items()} == {
         "de": 1.0, "en": 1.0, "ja": 1.0,
     }  # fmt: skip
+    assert all(0 < by_words < 1 for _, _, by_words in found.values())
     spoken = {k: np.concatenate([one.rows for one in held_out[k]]) for k in held_out}
     counts = {
         k: sum(any(row in spoken[other] for other in spoken if other != k) for row in spoken[k])
         for k in spoken
     }
-    assert {language: queries for language, (queries, _) in found.items()} == counts
+    assert {language: queries for language, (queries, _, _) in found.items()} == counts
     assert retrieve(checkpoint, {"en": held_out["en"]}) == {}
     assert retrieve(checkpoint, {}) == {}
+
+
+def test_a_mention_by_its_words():
+    # Two windows; the mentions are pieces 1 and 2 of the first, piece 2 of the second.
+    pack = Pack.from_windows(
+        [np.arange(4), np.arange(3)], [np.array([2]), np.array([2])],
+        [[np.array([1, 2])], [np.array([2])]],
+    )  # fmt: skip
+    words = torch.tensor([[0.0], [1.0], [2.0], [3.0], [40.0], [50.0], [60.0]])
+    assert module._mean_of_mentions(words, pack).tolist() == [[1.5], [60.0]]
 
 
 def test_what_has_no_score(checkpoint, held_out):
@@ -111,5 +123,5 @@ def test_what_has_no_score(checkpoint, held_out):
     assert found["en"].to_dict()["retrieval"] is None
     assert Scores(1, 2.0, 0, math.nan, math.nan).to_dict() == {
         "words": 1, "perplexity": 2.0, "entities": 0, "accuracy_1": None, "accuracy_10": None,
-        "queries": 0, "retrieval": None,
+        "queries": 0, "retrieval": None, "word_retrieval": None,
     }  # fmt: skip
