@@ -2,28 +2,23 @@
 
 from pathlib import Path
 
-import spacy
 import torch
 import typer
 from wasabi import msg
 
-from spacy_mluke import save_checkpoint
-from spacy_mluke.components.entities import MLukeEntities
+from spacy_mluke import load_checkpoint, save_checkpoint
 
 LANGUAGES = ["ar", "bn", "de", "el", "en", "es", "fi", "fr", "hi", "id", "it", "ja",
              "ko", "nl", "pl", "pt", "ru", "sv", "sw", "te", "th", "tr", "vi", "zh"]  # fmt: skip
 
 
-def main(pipeline: Path, output: Path) -> None:
-    """Take the checkpoint out of a trained pipeline.
+def main(trained: Path, output: Path) -> None:
+    """Write it.
 
-    pipeline: folder that `spacy train` wrote.
+    trained: checkpoint folder.
     output: checkpoint folder to write.
     """
-    nlp = spacy.load(pipeline)
-    component = nlp.get_pipe("mluke_entities")
-    assert isinstance(component, MLukeEntities)
-    checkpoint = component.shim.checkpoint
+    checkpoint = load_checkpoint(trained)
     checkpoint.config.other["languages"] = LANGUAGES
     save_checkpoint(checkpoint, output, dtype=torch.float16)
     size = sum(path.stat().st_size for path in output.iterdir())
