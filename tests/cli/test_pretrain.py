@@ -128,7 +128,6 @@ def test_settings_on_the_command_line(made, run: Run, tmp_path):
         (["entities", "e", "corpus", "--size", "0"], "are at least 1"),
         (["entities", "e", "corpus", "--min-languages", "3"], "no entity remains of 3"),
         (["train", "absent.cfg", "-o", "run"], "There is no file absent.cfg"),
-        (["evaluate", "embedded", "corpus", "entities"], "embedded has no pretraining heads"),
         (["evaluate", "start", "corpus", "absent"], "absent has no entity vocabulary"),
     ],
 )
@@ -136,3 +135,9 @@ def test_what_goes_wrong(made, run: Run, args, message):
     result = run("pretrain", *args)
     assert result.exit_code == 1
     assert message in " ".join(result.stderr.split())
+
+
+def test_a_checkpoint_without_pretraining_heads_has_no_scores(made, run: Run, plain_checkpoint):
+    result = run("pretrain", "evaluate", plain_checkpoint, "corpus", "entities")
+    assert result.exit_code == 1
+    assert "has no pretraining heads" in " ".join(result.stderr.split())

@@ -1,5 +1,10 @@
-"""Write the checkpoint that ships: the trained one, in float16."""
+"""Write the checkpoint that ships: the trained one, in float16, without what was for pretraining.
 
+The encoder that finds entities has lost much of what pretraining taught it of single ones
+(docs/pretraining.md): a masked entity head over it makes links no better than none.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,6 +12,10 @@ import typer
 from wasabi import msg
 
 from spacy_mluke import load_checkpoint, save_checkpoint
+from spacy_mluke.checkpoint import Checkpoint
+from spacy_mluke.heads import MLuke
+from spacy_mluke.kb.vocabulary import EntityVocabulary
+from spacy_mluke.weights import TABLE
 
 LANGUAGES = ["ar", "bn", "de", "el", "en", "es", "fi", "fr", "hi", "id", "it", "ja",
              "ko", "nl", "pl", "pt", "ru", "sv", "sw", "te", "th", "tr", "vi", "zh"]  # fmt: skip
@@ -18,11 +27,28 @@ def main(trained: Path, output: Path) -> None:
     trained: checkpoint folder.
     output: checkpoint folder to write.
     """
-    checkpoint = load_checkpoint(trained)
+    checkpoint = without_pretraining(load_checkpoint(trained))
     checkpoint.config.other["languages"] = LANGUAGES
     save_checkpoint(checkpoint, output, dtype=torch.float16)
     size = sum(path.stat().st_size for path in output.iterdir())
     msg.good(f"{size / 1e6:.1f} MB in {output}")
+
+
+def without_pretraining(trained: Checkpoint) -> Checkpoint:
+    """The checkpoint without masked word and masked entity head, and without rows of entities."""
+    special = trained.entities.special
+    assert sorted(special.values()) == list(range(len(special)))
+    config = replace(
+        trained.config,
+        architectures=("LukeForEntityClassification",),
+        entity_vocab_size=len(special),
+    )
+    model = MLuke(config, pooler=trained.encoder.pooler is not None)
+    weights = trained.model.state_dict()
+    weights[TABLE] = weights[TABLE][: len(special)]
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    entities = EntityVocabulary.from_dict(special)
+    return Checkpoint(config, model.eval(), trained.pieces, entities, trained.source)
 
 
 if __name__ == "__main__":

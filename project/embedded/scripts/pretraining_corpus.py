@@ -53,15 +53,19 @@ def main(
 
 
 def find_sources(data: Path) -> list[Source]:
-    """Those with open licences; linked texts without their dev and test parts."""
+    """Those with open licences, in the languages that have plain sentences; linked texts without
+    their dev and test parts."""
     arguments = []
+    languages = [path.name.split(".")[1] for path in data.glob("text/sentences.*.txt.gz")]
     for path in sorted(data.glob("text/*.gz")):
         # sentences.el.txt.gz, ko.jsonl.gz
         language = path.name.removeprefix("sentences.").split(".")[0]
         arguments.append(f"{language}={path}@{DICTIONARY_WEIGHT}")
     for path in sorted(data.glob("wikitext/*/*.xml.*")):
         # el.xml.bz2, elwiki-truncated-100k.xml.xz
-        arguments.append(f"{path.name.split('.')[0].split('wiki-')[0]}={path}")
+        language = path.name.split(".")[0].split("wiki-")[0]
+        if language in languages:
+            arguments.append(f"{language}={path}")
     for path in sorted(data.glob("linking/open/*.jsonl.gz")):
         if ".train." in path.name or ".fewrel." in path.name:
             arguments.append(f"{path.name.split('.')[0]}={path}")
@@ -73,9 +77,10 @@ def write_names(
 ) -> list[Source]:
     """Write the names of the entities, a file for each language."""
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for key in sorted(key for key, _ in vocabulary.items() if key not in vocabulary.special):
+    for key in sorted(key for key, _ in vocabulary.items()):
         number = kb.number(key)
-        assert number is not None
+        if number is None:  # a special one, or the title of one that has an id besides
+            continue
         for language, names in kb.names(number).items():
             if language in languages:
                 found[language] += [(name, key) for name in names[:NAMES_OF_ONE]]
