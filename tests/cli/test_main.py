@@ -70,6 +70,8 @@ def test_a_stream_is_annotated_while_it_is_open(typing_checkpoint) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
+        # It is ignored in what a shell runs in the background, and inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None
     assert process.stdout is not None
