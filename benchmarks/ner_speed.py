@@ -266,15 +266,15 @@ def fast(n_docs: int, runs: int) -> None:
 
 def embedded(n_docs: int, runs: int) -> None:
     many = texts(40 * n_docs)
-    for dtype in ("float32", "bfloat16"):
-        nlp = blank(dtype=dtype)
+    for precision in ("exact", "bf16", "int8"):
+        nlp = blank(precision=precision)
         docs = list(nlp.pipe(many))
         words = count_words(docs)
         ner = get_ner(nlp)
         looked = len(ner.model.predict(SpanBatch(docs, least=ner.cfg["filter"])).docs)
         every = len(ner.model.predict(SpanBatch(docs)).docs)
         (seconds,) = medians(runs, partial(run, nlp, many))
-        print(f"{dtype}: {len(many)} texts, {words} words, {sum(map(len, docs))} tokens; "
+        print(f"{precision}: {len(many)} texts, {words} words, {sum(map(len, docs))} tokens; "
               f"{looked} of {every} spans looked at ({100 * looked / every:.1f} %)")  # fmt: skip
         print(f"nlp.pipe:   {words / seconds:8,.0f} words/s {len(many) / seconds:8,.0f} docs/s")
         (seconds,) = medians(runs, partial(run_singly, nlp, many[:200]))

@@ -1,15 +1,29 @@
-"""Where a model runs, in which type it computes, and how much of it at once."""
+"""Where a model runs, how exactly it computes, and how much of it at once."""
 
 from __future__ import annotations
 
 import torch
 from thinc.api import CupyOps, get_current_ops
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from .products import cpu_products
 
-# Positions of a batch. On CPUs, batches of a thousand or two stay in the cache; a GPU wants more.
-CPU_POSITIONS = 2_048
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRECISIONS = ("auto", "exact", "bf16", "fp16", "int8")
+
+# Positions of a batch. On CPUs the widest states of a batch, 12 MB of them, should stay in the
+# cache; a GPU wants more.
+CPU_POSITIONS, CPU_NUMBERS = 2_048, 3_145_728
 GPU_POSITIONS = 32_768
+
+
+def largest_batch(device: torch.device, width: int) -> int:
+    """Positions that are best run at once.
+
+    width: of the widest states, `intermediate_size`.
+    """
+    if device.type != "cpu":
+        return GPU_POSITIONS
+    return max(min(CPU_POSITIONS, CPU_NUMBERS // width), 1)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -43,14 +57,26 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The type that matrices are multiplied in; weights and results are float32 throughout.
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """How matrices are multiplied by a component's `precision` setting; weights and results are
+    float32 throughout.
 
-    "auto" is bfloat16 on CUDA devices that have it, else float32.
+    "auto" is "bf16" on CUDA devices that have it, else "exact".
+
+    RAISES (ValueError): If there is no such setting, or the device has not what it takes.
     """
-    if dtype == "auto":
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; use one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
         half = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if half else torch.float32
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; use one of auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+        return "bf16" if half else "exact"
+    if precision == "int8" and device.type != "cpu":
+        raise ValueError(
+            f'precision is "int8", which is for CPUs, on {device}; use "bf16" or "auto"'
+        )
+    if precision == "int8" and "int8" not in cpu_products():
+        raise ValueError(
+            'precision is "int8", but this CPU or this build of torch has no VNNI or AMX '
+            'instructions, without which it is slow and wrong; use "exact" or "auto"'
+        )
+    return precision

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import MLukeConfig
 from .packs import Pack, Queries
+from .products import Linear
 
 
 class WordEmbeddings(nn.Module):
@@ -128,14 +129,14 @@ class SelfAttention(nn.Module):
         width = config.hidden_size
         self.n_heads = config.num_attention_heads
         self.hide_entities = config.hide_entities
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
         self.entity_aware = config.use_entity_aware_attention
         if self.entity_aware:
-            self.w2e_query = nn.Linear(width, width)
-            self.e2w_query = nn.Linear(width, width)
-            self.e2e_query = nn.Linear(width, width)
+            self.w2e_query = Linear(width, width)
+            self.e2w_query = Linear(width, width)
+            self.e2e_query = Linear(width, width)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def keys_and_values(self, x: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
@@ -222,7 +223,7 @@ class AddAndNorm(nn.Module):
 
     def __init__(self, config: MLukeConfig, width_in: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width_in, config.hidden_size)
+        self.dense = Linear(width_in, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -243,7 +244,7 @@ class Attention(nn.Module):
 class Intermediate(nn.Module):
     def __init__(self, config: MLukeConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
         self.activation = Activation(config.hidden_act)
 
     def forward(self, x: Tensor) -> Tensor:

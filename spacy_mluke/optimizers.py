@@ -52,4 +52,8 @@ def step(torch_optimizer: torch.optim.Optimizer, optimizer: Optimizer) -> None:
             group["betas"] = (float(optimizer.b1), float(optimizer.b2))
             group["eps"] = float(optimizer.eps)
     torch_optimizer.step()
+    # Fused steps do not say that they change the weights, and `products` keeps other forms of them.
+    for group in torch_optimizer.param_groups:
+        for parameter in group["params"]:
+            torch.autograd.graph.increment_version(parameter)
     torch_optimizer.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ def shared_shim(
     revision: str | None = None,
     *,
     device: str = "auto",
-    dtype: str = "auto",
+    precision: str = "auto",
     freeze: Freeze = "nothing",
     positions: int | None = None,
 ) -> MLukeShim:
@@ -27,14 +27,14 @@ def shared_shim(
     user: the kind of the component, such as "mluke_ner"; two of a kind do not share.
     """
     shims = [shim for ref in _shared.get(pipeline, []) if (shim := ref()) is not None]
-    asked = (source, revision, device, dtype, freeze, positions)
+    asked = (source, revision, device, precision, freeze, positions)
     for shim in shims:
-        held = (shim.source, shim.revision, shim.device_name, shim.dtype_name, shim.freeze,
+        held = (shim.source, shim.revision, shim.device_name, shim.precision_name, shim.freeze,
                 shim.positions)  # fmt: skip
         if held == asked and user not in shim.users:
             return shim
     shim = MLukeShim(
-        source, revision, device=device, dtype=dtype, freeze=freeze, positions=positions
+        source, revision, device=device, precision=precision, freeze=freeze, positions=positions
     )
     _shared[pipeline] = [weakref.ref(shim) for shim in (*shims, shim)]
     return shim

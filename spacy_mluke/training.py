@@ -24,15 +24,17 @@ from torch import Tensor, nn
 
 from .checkpoint import CONFIG, Checkpoint, load_checkpoint, peek_config, save_checkpoint
 from .config import HEADS, MULTI_LABEL, SINGLE_LABEL, MLukeConfig
-from .devices import CPU_POSITIONS, GPU_POSITIONS, resolve_device, resolve_dtype
+from .devices import largest_batch, resolve_device, resolve_precision
 from .encoder import init_weights, set_dropout
 from .heads import MLuke, NerHead, SpanHead, TypingHead
 from .kb.vocabulary import default_cache
 from .optimizers import clip_gradients, make_optimizer, step
+from .products import cpu_products, set_precision
 from .references import SAME_AS, follow, refer
 from .weights import TABLE_SHARD
 
 _process = os.getpid()
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Result = TypeVar("Result")
 Freeze = Literal["nothing", "embeddings", "encoder"]
@@ -49,7 +51,7 @@ class MLukeShim(Shim):
     `set_checkpoint`, `from_folder` or `from_bytes` bring one before.
 
     source, revision: as for `load_checkpoint`.
-    device, dtype: as for `resolve_device` and `resolve_dtype`.
+    device, precision: as for `resolve_device` and `resolve_precision`.
     freeze: what training leaves as it is: nothing, the embeddings, or the whole encoder.
     positions: the largest batch, in positions; None chooses by device.
     """
@@ -60,13 +62,13 @@ class MLukeShim(Shim):
         revision: str | None = None,
         *,
         device: str = "auto",
-        dtype: str = "auto",
+        precision: str = "auto",
         freeze: Freeze = "nothing",
         positions: int | None = None,
     ) -> None:
         super().__init__(None)
         self.source, self.revision = source, revision
-        self.device_name, self.dtype_name = device, dtype
+        self.device_name, self.precision_name = device, precision
         self.freeze = freeze
         self.positions = positions
         # Kinds of components that hold this, such as "mluke_ner"; each sees to a head of its own.
@@ -98,10 +100,11 @@ class MLukeShim(Shim):
     def set_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Take a checkpoint, move it to the device and freeze what is to be frozen."""
         device = resolve_device(self.device_name)
-        resolve_dtype(self.dtype_name, device)
+        precision = resolve_precision(self.precision_name, device)
         self._checkpoint = checkpoint
         self._changed()
         self._model = checkpoint.model.to(device).eval()
+        set_precision(self._model, precision)
         self._optimizer = None
         self._averages, self._averaged_steps = {}, {}
         encoder = checkpoint.encoder
@@ -130,13 +133,17 @@ class MLukeShim(Shim):
         """Positions of the largest batch."""
         if self.positions is not None:
             return self.positions
-        return CPU_POSITIONS if self.device.type == "cpu" else GPU_POSITIONS
+        return largest_batch(self.device, self.checkpoint.config.intermediate_size)
 
-    def autocast(self) -> contextlib.AbstractContextManager:
-        dtype = resolve_dtype(self.dtype_name, self.device)
-        if dtype == torch.float32:
+    def autocast(self, is_train: bool) -> contextlib.AbstractContextManager:
+        """What a pass of the model runs in."""
+        device = self.device
+        precision = resolve_precision(self.precision_name, device)
+        # Where `products` has a way of its own, to predict, torch is not to convert anything.
+        own = device.type == "cpu" and not is_train and precision in cpu_products()
+        if own or precision in ("exact", "int8"):
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype)
+        return torch.autocast(device.type, _AUTOCAST[precision])
 
     def set_typing_labels(self, labels: tuple[str, ...], *, exclusive: bool) -> None:
         """Give the model a fresh typing head for these labels."""
@@ -224,14 +231,14 @@ class MLukeShim(Shim):
         if not is_train:
             if model.training:
                 model.eval()
-            with torch.inference_mode(), self.autocast():
+            with torch.inference_mode(), self.autocast(is_train):
                 yield model
             return
         model.train()
         if self.freeze == "encoder":
             model.luke.eval()
         set_dropout(model, dropout)
-        with self.autocast():
+        with self.autocast(is_train):
             yield model
 
     def within_memory(self, run: Callable[[int], Result]) -> Result:
@@ -321,6 +328,7 @@ class MLukeShim(Shim):
         if self._checkpoint is not None:
             device = resolve_device(self.device_name)
             self._checkpoint.model.to(device)
+            set_precision(self._model, resolve_precision(self.precision_name, device))
             self._averages = {p: average.to(device) for p, average in self._averages.items()}
             self._optimizer = None
 
@@ -340,7 +348,7 @@ class MLukeShim(Shim):
             self.source,
             self.revision,
             device=self.device_name,
-            dtype=self.dtype_name,
+            precision=self.precision_name,
             freeze=self.freeze,
             positions=self.positions,
         )

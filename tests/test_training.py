@@ -5,7 +5,8 @@ import pytest
 import torch
 from thinc.api import SGD, Adam, Optimizer, decaying
 
-from spacy_mluke.devices import resolve_device, resolve_dtype
+from spacy_mluke.devices import largest_batch, resolve_device, resolve_precision
+from spacy_mluke.products import cpu_products, set_precision
 from spacy_mluke.training import MLukeShim
 
 from .components.test_entities import make_examples, make_nlp
@@ -143,17 +144,39 @@ def test_gradient_checkpointing_keeps_dropout(plain_checkpoint):
     torch.testing.assert_close(grads[0], grads[1])
 
 
-def test_bfloat16_is_near_float32(typing_checkpoint):
+def test_precisions_are_near_exact(typing_checkpoint):
     from spacy_mluke.packs import Pack
 
     pack = Pack.from_windows([np.arange(30)], [np.array([2])], [[np.array([1, 2])]])
-    states = []
-    for dtype in ("float32", "bfloat16"):
-        shim = MLukeShim(str(typing_checkpoint), dtype=dtype)
+    states = {}
+    for precision in ("exact", "bf16", *cpu_products()):
+        shim = MLukeShim(str(typing_checkpoint), device="cpu", precision=precision)
         with shim.running(is_train=False) as model:
-            states.append(model(pack)[1].float().clone())
-    cosine = torch.cosine_similarity(*states).item()
-    assert 0.999 < cosine < 1 - 1e-9
+            states[precision] = model(pack)[1].float().clone()
+    exact = states.pop("exact")
+    for found in states.values():
+        assert 0.999 < torch.cosine_similarity(exact, found).item() < 1 - 1e-9
+
+
+@pytest.mark.skipif("bf16" not in cpu_products(), reason="the CPU has no bfloat16")
+def test_training_in_bf16_and_evaluating_in_between(shim, typing_checkpoint):
+    from spacy_mluke.packs import Pack
+
+    pack = Pack.from_windows([np.arange(30)], [np.array([2])], [[np.array([1, 2])]])
+    half = MLukeShim(str(typing_checkpoint), device="cpu", precision="bf16")
+    for one in (shim, half):
+        with one.running(is_train=False) as model:
+            before = model(pack)[1].float().clone()
+        set_gradients(one, 0)
+        one.finish_update(Adam(0.1))
+        with one.running(is_train=False) as model:
+            after = model(pack)[1].float().clone()
+        assert torch.cosine_similarity(before, after).item() < 0.999
+    set_precision(half.checkpoint.model, "bf16")  # converts anew
+    with half.running(is_train=False) as model:
+        assert torch.equal(model(pack)[1], after)
+    with half.running(is_train=True) as model:
+        assert model(pack)[1].requires_grad
 
 
 def test_bytes_and_copies_hold_the_same_weights(shim):
@@ -186,15 +209,25 @@ def test_impossible_devices(device, message):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_auto_is_the_cpu():
     assert resolve_device("auto") == CPU
-    assert resolve_dtype("auto", CPU) == torch.float32
+    assert resolve_precision("auto", CPU) == "exact"
     with pytest.raises(ValueError, match="finds no CUDA GPU"):
         resolve_device("cuda:0")
 
 
-def test_impossible_dtype():
-    assert resolve_dtype("float16", CPU) == torch.float16
-    with pytest.raises(ValueError, match="dtype is 'int3'; use one of auto, float32"):
-        resolve_dtype("int3", CPU)
+def test_impossible_precisions(monkeypatch):
+    assert resolve_precision("fp16", CPU) == "fp16"
+    with pytest.raises(ValueError, match="precision is 'int3'; use one of auto, exact"):
+        resolve_precision("int3", CPU)
+    with pytest.raises(ValueError, match='"int8", which is for CPUs, on meta; use "bf16"'):
+        resolve_precision("int8", torch.device("meta"))
+    monkeypatch.setattr("spacy_mluke.devices.cpu_products", lambda: ("bf16",))
+    with pytest.raises(ValueError, match=r'"int8", but this CPU .* no VNNI .* use "exact"'):
+        resolve_precision("int8", CPU)
+
+
+def test_wider_models_run_less_at_once():
+    assert [largest_batch(CPU, width) for width in (768, 3072, 4096, 10**9)] == [2048, 1024, 768, 1]
+    assert largest_batch(torch.device("cuda"), 4096) == 32_768
 
 
 def test_averages_of_late_parameters(shim):

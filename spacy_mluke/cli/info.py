@@ -87,7 +87,8 @@ def describe_device() -> dict[str, Any]:
     import torch
     from thinc.compat import has_cupy, has_cupy_gpu
 
-    from ..devices import resolve_device, resolve_dtype
+    from ..devices import resolve_device, resolve_precision
+    from ..products import cpu_products
 
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     device = resolve_device("auto")
@@ -99,7 +100,8 @@ def describe_device() -> dict[str, Any]:
         "mps": torch.backends.mps.is_available(),
         "cupy": has_cupy_gpu or ("without GPU" if has_cupy else False),
         "auto_device": str(device),
-        "auto_dtype": str(resolve_dtype("auto", device)).removeprefix("torch."),
+        "precisions": ["exact", *cpu_products()],
+        "auto_precision": resolve_precision("auto", device),
     }
 
 

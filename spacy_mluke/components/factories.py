@@ -56,7 +56,7 @@ DEFAULT_SPANS_KEY = "mluke"
         "learn": ["typing", "linking"],
         "freeze": "nothing",
         "device": "auto",
-        "dtype": "auto",
+        "precision": "auto",
         "max_batch_positions": None,
         "scorer": {"@scorers": "spacy_mluke.entities_scorer.v1"},
     },
@@ -101,7 +101,7 @@ def make_mluke_entities(
     learn: list[Literal["typing", "linking"]],
     freeze: Literal["nothing", "embeddings", "encoder"],
     device: str,
-    dtype: Literal["auto", "float32", "bfloat16", "float16"],
+    precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
     max_batch_positions: int | None,
     scorer: Callable | None,
 ) -> "MLukeEntities":
@@ -138,7 +138,8 @@ def make_mluke_entities(
     learn (List[str]): What training learns: "typing", "linking".
     freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
     device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
-    dtype (str): Type of the matrix products; "auto" is bfloat16 on GPUs that have it.
+    precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (to
+        predict on CPUs) or "auto".
     max_batch_positions (Optional[int]): Positions (pieces and mentions) run at once.
     scorer (Optional[Callable]): The scoring method.
     """
@@ -153,7 +154,7 @@ def make_mluke_entities(
             checkpoint,
             revision,
             device=device,
-            dtype=dtype,
+            precision=precision,
             freeze=freeze,
             positions=max_batch_positions,
         ),
@@ -204,7 +205,7 @@ def make_mluke_entities(
         "learn_from": "ents",
         "freeze": "nothing",
         "device": "auto",
-        "dtype": "auto",
+        "precision": "auto",
         "max_batch_positions": None,
         "scorer": {"@scorers": "spacy_mluke.ner_scorer.v1"},
     },
@@ -232,7 +233,7 @@ def make_mluke_ner(
     learn_from: Literal["ents", "spans"],
     freeze: Literal["nothing", "embeddings", "encoder"],
     device: str,
-    dtype: Literal["auto", "float32", "bfloat16", "float16"],
+    precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
     max_batch_positions: int | None,
     scorer: Callable | None,
 ) -> "MLukeNer":
@@ -241,7 +242,7 @@ def make_mluke_ner(
 
     checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
         it is first needed. Components of a pipeline with the same checkpoint and the same freeze,
-        device, dtype and max_batch_positions share it.
+        device, precision and max_batch_positions share it.
     revision (Optional[str]): Branch, tag or commit of a hub name.
     mode (str): Read the words once, and then the spans that may be entities ("fast"), or all spans
         together with the words, as the paper does ("paper"). "auto": what the checkpoint was
@@ -261,7 +262,8 @@ def make_mluke_ner(
         may overlap.
     freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
     device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
-    dtype (str): Type of the matrix products; "auto" is bfloat16 on GPUs that have it.
+    precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (to
+        predict on CPUs) or "auto".
     max_batch_positions (Optional[int]): Positions (pieces and spans) run at once.
     scorer (Optional[Callable]): The scoring method.
     """
@@ -276,7 +278,7 @@ def make_mluke_ner(
             checkpoint,
             revision,
             device=device,
-            dtype=dtype,
+            precision=precision,
             freeze=freeze,
             positions=max_batch_positions,
         ),
@@ -345,7 +347,7 @@ def create_transformer_model(
     revision: str | None = None,
     freeze: Literal["nothing", "embeddings", "encoder"] = "nothing",
     device: str = "auto",
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    precision: Literal["auto", "exact", "bf16", "fp16", "int8"] = "auto",
     max_batch_positions: int | None = None,
 ) -> Model:
     """`spacy_mluke.MLukeTransformerModel.v1`: mLUKE's word states for the `transformer` component
@@ -360,7 +362,7 @@ def create_transformer_model(
         revision,
         freeze=freeze,
         device=device,
-        dtype=dtype,
+        precision=precision,
         max_batch_positions=max_batch_positions,
     )
 
@@ -372,7 +374,7 @@ def create_tok2vec_model(
     grad_factor: float = 1.0,
     freeze: Literal["nothing", "embeddings", "encoder"] = "nothing",
     device: str = "auto",
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    precision: Literal["auto", "exact", "bf16", "fp16", "int8"] = "auto",
     max_batch_positions: int | None = None,
 ) -> Model[list[Doc], list[Floats2d]]:
     """`spacy_mluke.MLukeTok2Vec.v1`: mLUKE's word states as the `tok2vec` of one component, which
@@ -393,6 +395,6 @@ def create_tok2vec_model(
         grad_factor=grad_factor,
         freeze=freeze,
         device=device,
-        dtype=dtype,
+        precision=precision,
         max_batch_positions=max_batch_positions,
     )

@@ -50,7 +50,7 @@ def build_transformer_model(
     *,
     freeze: Freeze,
     device: str,
-    dtype: str,
+    precision: str,
     max_batch_positions: int | None,
 ) -> Model[list[Doc], FullTransformerBatch]:
     """The model of a `transformer` component; see `factories.create_transformer_model`."""
@@ -60,7 +60,7 @@ def build_transformer_model(
         checkpoint,
         revision,
         device=device,
-        dtype=dtype,
+        precision=precision,
         freeze=freeze,
         positions=max_batch_positions,
     )
@@ -88,7 +88,7 @@ def build_tok2vec_model(
     grad_factor: float,
     freeze: Freeze,
     device: str,
-    dtype: str,
+    precision: str,
     max_batch_positions: int | None,
 ) -> Model[list[Doc], list[Floats2d]]:
     """An encoder that belongs to one component; see `factories.create_tok2vec_model`."""
@@ -97,7 +97,7 @@ def build_tok2vec_model(
         revision,
         freeze=freeze,
         device=device,
-        dtype=dtype,
+        precision=precision,
         max_batch_positions=max_batch_positions,
     )
     # Nested as a listener is once it has been replaced, so that the one loads what the other saved.

@@ -23,7 +23,7 @@ def test_json(run: Run, typing_checkpoint) -> None:
     assert data["device"]["cpu_threads"] == torch.get_num_threads()
     assert len(data["device"]["gpus"]) == torch.cuda.device_count()
     if not torch.cuda.is_available():
-        assert (data["device"]["auto_device"], data["device"]["auto_dtype"]) == ("cpu", "float32")
+        assert (data["device"]["auto_device"], data["device"]["auto_precision"]) == ("cpu", "exact")
     found = data["checkpoint"]
     assert found["source"] == str(typing_checkpoint)
     assert found["folder"] == str(typing_checkpoint.resolve())

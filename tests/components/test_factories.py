@@ -55,7 +55,7 @@ SETTINGS = {
     "learn": ["linking"],
     "freeze": "embeddings",
     "device": "cpu",
-    "dtype": "float32",
+    "precision": "exact",
     "max_batch_positions": 4096,
 }
 NER_SETTINGS = {
@@ -72,7 +72,7 @@ NER_SETTINGS = {
     "learn_from": "spans",
     "freeze": "embeddings",
     "device": "cpu",
-    "dtype": "float32",
+    "precision": "exact",
     "max_batch_positions": 4096,
 }
 
@@ -228,7 +228,7 @@ def test_component_takes_its_settings():
     assert component.scorer is score_entities
     shim = component.shim
     assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
-    assert (shim.device_name, shim.dtype_name) == ("cpu", "float32")
+    assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
     assert (shim.freeze, shim.positions) == ("embeddings", 4096)
     assert component.cfg == {
         "mentions": "both",
@@ -258,9 +258,9 @@ def test_ner_component_takes_its_settings():
     assert component.scorer is score_ner
     shim = component.shim
     assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
-    assert (shim.device_name, shim.dtype_name) == ("cpu", "float32")
+    assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
     assert (shim.freeze, shim.positions) == ("embeddings", 4096)
-    of_the_shim = {"checkpoint", "revision", "freeze", "device", "dtype", "max_batch_positions"}
+    of_the_shim = {"checkpoint", "revision", "freeze", "device", "precision", "max_batch_positions"}
     assert component.cfg == {k: v for k, v in NER_SETTINGS.items() if k not in of_the_shim}
 
 
@@ -270,7 +270,7 @@ def test_components_with_the_same_checkpoint_share_it():
     ner = nlp.add_pipe("mluke_ner", config=shared)
     entities = nlp.add_pipe("mluke_entities", config=shared)
     second = nlp.add_pipe("mluke_ner", name="second", config=shared)
-    other = nlp.add_pipe("mluke_ner", name="other", config={**shared, "dtype": "float32"})
+    other = nlp.add_pipe("mluke_ner", name="other", config={**shared, "precision": "exact"})
     assert ner.shim is entities.shim
     assert len({id(pipe.shim) for pipe in (ner, second, other)}) == 3
     assert blank().add_pipe("mluke_entities", config=shared).shim is not ner.shim
@@ -382,7 +382,7 @@ def test_config_makes_the_same_pipeline_again(name, settings, no_network):
     assert again.config.to_str() == text
     other: Any = again.get_pipe(name)
     assert other.cfg == component.cfg
-    for attribute in ("source", "revision", "device_name", "dtype_name", "freeze", "positions"):
+    for attribute in ("source", "revision", "device_name", "precision_name", "freeze", "positions"):
         assert getattr(other.shim, attribute) == getattr(component.shim, attribute)
     assert not other.shim.is_loaded
 
@@ -427,7 +427,7 @@ WRONG = [
     ("span_hooks", 1, "1 is not <class 'bool'>"),
     ("freeze", "all", "'all' is not typing.Literal['nothing', 'embeddings', 'encoder']"),
     ("device", None, "None is not <class 'str'>"),
-    ("dtype", "int3", "'int3' is not typing.Literal['auto', 'float32', 'bfloat16', 'float16']"),
+    ("precision", "int3", "'int3' is not typing.Literal['auto', 'exact', 'bf16', 'fp16', 'int8']"),
     ("max_batch_positions", 1.5, "1.5 is not <class 'int'>"),
     ("scorer", 5, "5 is not"),
 ]
@@ -456,7 +456,7 @@ NER_WRONG = [
     ("spans_key", ["a"], "'a'"),
     ("learn_from", "gold", "'gold' is not typing.Literal['ents', 'spans']"),
     ("freeze", "all", "'all' is not typing.Literal['nothing', 'embeddings', 'encoder']"),
-    ("dtype", "int3", "'int3' is not typing.Literal['auto', 'float32', 'bfloat16', 'float16']"),
+    ("precision", "int3", "'int3' is not typing.Literal['auto', 'exact', 'bf16', 'fp16', 'int8']"),
     ("scorer", 5, "5 is not"),
 ]
 
@@ -521,7 +521,7 @@ def test_impossible_device(typing_checkpoint):
     ("name", "key", "value"),
     [
         ("spacy_mluke.MLukeTransformerModel.v1", "freeze", "all"),
-        ("spacy_mluke.MLukeTransformerModel.v1", "dtype", "int3"),
+        ("spacy_mluke.MLukeTransformerModel.v1", "precision", "int3"),
         ("spacy_mluke.MLukeTransformerModel.v1", "checkpoint", 3),
         ("spacy_mluke.MLukeTransformerModel.v1", "unknown", 1),
         ("spacy_mluke.MLukeTok2Vec.v1", "grad_factor", "much"),

@@ -629,8 +629,8 @@ def test_impossible_settings(plain_checkpoint):
         make_model(plain_checkpoint, max_batch_positions=0)
     with pytest.raises(ValueError, match="device is 'tpu9'"):
         create_transformer_model(str(plain_checkpoint), device="tpu9").initialize()
-    with pytest.raises(ValueError, match="dtype is 'int3'"):
-        make_model(plain_checkpoint, dtype="int3").initialize()
+    with pytest.raises(ValueError, match="precision is 'int3'"):
+        make_model(plain_checkpoint, precision="int3").initialize()
 
 
 # -- listeners replaced by a copy ------------------------------------------------------------------
