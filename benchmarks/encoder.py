@@ -35,7 +35,7 @@ SIZES = {"embedded": (4, 6, 192, 768), "base": (12, 12, 768, 3072), "large": (24
 # Windows, at a time in transformers, pieces and entities of one.
 WORKLOADS = {
     "sentences, 3 entities": (96, 32, 35, 3),
-    "documents, 20 entities": (24, 8, 300, 20),
+    "documents, 20 entities": (16, 8, 300, 20),
 }
 Sample = tuple[np.ndarray, list[np.ndarray]]
 
