@@ -193,7 +193,8 @@ def _rank(
     match = np.minimum.reduceat(match[order], firsts)
     similarity = np.maximum.reduceat(similarity[order], firsts)
     in_language = np.logical_or.reduceat(in_language[order], firsts)
-    prior = weight / np.bincount(query, weight, n)[query]
+    # Rounded before they are put in order, so that what looks equal is a tie.
+    prior = (weight / np.bincount(query, weight, n)[query]).astype(np.float32)
     # Ties by entity number, which is the same on each opening.
     order = np.lexsort((entity, -prior, query))
     counts = np.bincount(query, minlength=n)
@@ -202,7 +203,7 @@ def _rank(
     return Candidates(
         np.concatenate([[0], np.cumsum(np.minimum(counts, limit))]).astype(np.int64),
         entity[order].astype(np.int32),
-        prior[order].astype(np.float32),
+        prior[order],
         match[order].astype(np.uint8),
         similarity[order].astype(np.float32),
         in_language[order],
