@@ -33,7 +33,7 @@ def main(
         "load_embedded": [],
         "encoder": ["--runs", "2"],
         "pipeline": [str(texts), "--runs", "2", "--words", "10000"],
-        "precision": [str(labelled), "--limit", "50"],
+        "precision": [str(labelled), "--limit", "100"],
     }
     if unknown := set(only or []) - commands.keys():
         raise typer.BadParameter(f"--only {min(unknown)}: there are {', '.join(commands)}")
