@@ -32,6 +32,7 @@ def main(
     commands: dict[str, list[str]] = {
         "load_embedded": [],
         "encoder": ["--runs", "2"],
+        "products": [],
         "pipeline": [str(texts), "--runs", "2", "--words", "10000"],
         "precision": [str(labelled), "--limit", "100"],
     }

@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/load_embedded.py
 
-Seconds, and resident memory after each step, in one process. spaCy looks for factories in all
-packages that offer some, which imports spacy-transformers and transformers, if they are installed.
+Seconds, and the largest resident memory so far, after each step, in one process. spaCy looks for
+factories in all packages that offer some, which imports spacy-transformers and transformers, if
+they are installed.
 """
 
 import resource
@@ -16,6 +17,9 @@ def main() -> None:
     import spacy
 
     start = tell("`import spacy`", start)
+    import spacy_mluke  # noqa: F401
+
+    start = tell("`import spacy_mluke`", start)
     nlp = spacy.blank("xx")
     start = tell('`spacy.blank("xx")`', start)
     nlp.add_pipe("mluke_ner")
@@ -30,7 +34,7 @@ def main() -> None:
 def tell(name: str, start: float) -> float:
     seconds = time.perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"| {name} | {seconds:.2f} | {memory:,.0f} MB |")
+    print(f"| {name} | {seconds:.3f} | {memory:,.0f} MB |")
     return time.perf_counter()
 
 

@@ -32,7 +32,7 @@ from spacy.language import Language
 
 from spacy_mluke import heads
 from spacy_mluke.checkpoint import EMBEDDED_FOLDER
-from spacy_mluke.cli.pipeline import load_pipeline
+from spacy_mluke.cli.pipeline import TOKENIZER
 from spacy_mluke.components import entities, entity_linking, fast_spans, mentions, ner
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 from spacy_mluke.encoder import MLukeEncoder
@@ -99,7 +99,7 @@ def main(
 def make_workloads(folder: Path, words: int) -> dict[str, list[str]]:
     by_language = {path.name.split(".")[1]: read_lines(path, words)
                    for path in sorted(folder.glob("sentences.*.txt.gz"))}  # fmt: skip
-    tokenizer = load_pipeline().make_doc
+    tokenizer = spacy.blank("xx", config=TOKENIZER).make_doc
     sentences, n = [], 0
     for text in itertools.chain.from_iterable(zip(*by_language.values(), strict=False)):
         sentences.append(text)
@@ -143,8 +143,7 @@ def make_documents(
 
 
 def make_ours(precision: str) -> Language:
-    nlp = load_pipeline()
-    nlp.remove_pipe("mluke_entities")
+    nlp = spacy.blank("xx", config=TOKENIZER)
     for name in ("mluke_ner", "mluke_entities"):
         nlp.add_pipe(name, config={"precision": precision})
     return nlp

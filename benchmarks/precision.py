@@ -14,13 +14,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import spacy
 import torch
 import typer
-from spacy.language import Language
 from spacy.tokens import Doc
 
 from spacy_mluke.cli.linking_data import LinkedText, place_mentions, read_linked
-from spacy_mluke.cli.pipeline import load_pipeline
+from spacy_mluke.cli.pipeline import TOKENIZER
 from spacy_mluke.products import cpu_products
 
 Arg, Opt = typer.Argument, typer.Option
@@ -55,17 +55,13 @@ def main(
 
 def annotate(texts: list[LinkedText], precision: str) -> tuple[Found, Found]:
     """The annotated mentions as labelled and linked, and those that were found."""
-    nlp = load_pipeline()
-    nlp.remove_pipe("mluke_entities")
+    nlp = spacy.blank("xx", config=TOKENIZER)
     entities = nlp.add_pipe("mluke_entities", config={"precision": precision})
     given = [place_mentions(nlp, text, list(text.links)).doc for text in texts if text.mentions]
     labelled = collect(list(entities.pipe(given, batch_size=128)))  # type: ignore[attr-defined]
     nlp.add_pipe("mluke_ner", before="mluke_entities", config={"precision": precision})
-    return labelled, collect(list(nlp.pipe(documents(nlp, texts), batch_size=128)))
-
-
-def documents(nlp: Language, texts: list[LinkedText]) -> list[Doc]:
-    return [nlp.make_doc(text.text) for text in texts]
+    found = nlp.pipe((text.text for text in texts), batch_size=128)
+    return labelled, collect(list(found))
 
 
 def collect(docs: list[Doc]) -> Found:

@@ -5,9 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import spacy
 
 import spacy_mluke
-from spacy_mluke.cli.pipeline import load_pipeline
+from spacy_mluke.cli.pipeline import TOKENIZER
 from spacy_mluke.encoder import MLukeEncoder
 from spacy_mluke.packs import Pack
 from spacy_mluke.products import Linear, cpu_products
@@ -21,8 +22,7 @@ def texts():
 
 
 def make_nlp(**settings):
-    nlp = load_pipeline()
-    nlp.remove_pipe("mluke_entities")
+    nlp = spacy.blank("xx", config=TOKENIZER)
     for name in ("mluke_ner", "mluke_entities"):
         nlp.add_pipe(name, config=settings)
     return nlp

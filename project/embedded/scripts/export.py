@@ -13,9 +13,7 @@ from wasabi import msg
 
 from spacy_mluke import load_checkpoint, save_checkpoint
 from spacy_mluke.checkpoint import Checkpoint
-from spacy_mluke.heads import MLuke
 from spacy_mluke.kb.vocabulary import EntityVocabulary
-from spacy_mluke.weights import TABLE
 
 LANGUAGES = ["ar", "bn", "de", "el", "en", "es", "fi", "fr", "hi", "id", "it", "ja",
              "ko", "nl", "pl", "pt", "ru", "sv", "sw", "te", "th", "tr", "vi", "zh"]  # fmt: skip
@@ -35,7 +33,8 @@ def main(trained: Path, output: Path) -> None:
 
 
 def without_pretraining(trained: Checkpoint) -> Checkpoint:
-    """The checkpoint without masked word and masked entity head, and without rows of entities."""
+    """The checkpoint without masked word and masked entity head, and without rows of entities.
+    Takes the checkpoint over."""
     special = trained.entities.special
     assert sorted(special.values()) == list(range(len(special)))
     config = replace(
@@ -43,12 +42,12 @@ def without_pretraining(trained: Checkpoint) -> Checkpoint:
         architectures=("LukeForEntityClassification",),
         entity_vocab_size=len(special),
     )
-    model = MLuke(config, pooler=trained.encoder.pooler is not None)
-    weights = trained.model.state_dict()
-    weights[TABLE] = weights[TABLE][: len(special)]
-    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    model = trained.model
+    model.lm_head = model.entity_predictions = None
+    model.luke.entity_table.keep(list(special.values()))
+    model.config = model.luke.config = config
     entities = EntityVocabulary.from_dict(special)
-    return Checkpoint(config, model.eval(), trained.pieces, entities, trained.source)
+    return Checkpoint(config, model, trained.pieces, entities, trained.source)
 
 
 if __name__ == "__main__":
