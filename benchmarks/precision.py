@@ -19,7 +19,8 @@ import torch
 import typer
 from spacy.tokens import Doc
 
-from spacy_mluke.cli.linking_data import LinkedText, place_mentions, read_linked
+from spacy_mluke.cli.annotated import LinkedText
+from spacy_mluke.cli.linking_data import place_mentions, read_linked
 from spacy_mluke.cli.pipeline import TOKENIZER
 from spacy_mluke.products import cpu_products
 

@@ -4,6 +4,7 @@ so that `--help` answers at once."""
 import typer
 
 from .annotate import annotate_cli
+from .convert import convert_cli
 from .download import download_cli
 from .evaluate import evaluate_app
 from .info import info_cli
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command("annotate")(annotate_cli)
 app.command("info")(info_cli)
+app.command("convert")(convert_cli)
 app.command("download")(download_cli)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(kb_app, name="kb")

@@ -22,7 +22,8 @@ from ..components.link_scorers import Answer, char_bounds, read_answer
 from ..components.linking import NIL
 from ..kb.candidates import EXACT
 from ..kb.knowledge_base import KnowledgeBase
-from .linking_data import UNKNOWN, Bounds, LinkedText, Lost, doc_span, place_mentions, tell_language
+from .annotated import UNKNOWN, Bounds, LinkedText
+from .linking_data import Lost, doc_span, place_mentions, tell_language
 from .pipeline import FACTORY, TOKENIZER, get_component, mention_finders
 from .stream import get_mentions
 

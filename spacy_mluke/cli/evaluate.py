@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .annotated import LinkedText
 from .link_results import Results, Row, draw_results, in_order, report_lost, write_results
-from .linking_data import (
-    LinkedText,
-    TitleCounts,
-    find_reader,
-    link_titles,
-    name_of,
-    read_dump,
-    read_linked,
-)
+from .linking_data import TitleCounts, find_reader, link_titles, name_of, read_dump, read_linked
 from .messages import say, stop, user_errors
 from .pipeline import get_component, load_pipeline
 from .records import Failure

@@ -1,4 +1,4 @@
-"""Texts with linked mentions, as `evaluate link` reads them, and as documents for a pipeline.
+"""Annotated texts, as `convert` and `evaluate link` read them, and as documents for a pipeline.
 
 A reader yields the texts of a file; another format needs one more function and its suffix below.
 """
@@ -11,14 +11,17 @@ import json
 import re
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+from .annotated import UNKNOWN, Bounds, GoldMention, LinkedText, Reader, trim
+from .formats import read_brat, read_conll, read_hipe, read_spacy
 from .messages import explain
 from .records import PLACEHOLDER, Failure
+from .token_tags import join_tokens, read_tags
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -26,51 +29,20 @@ if TYPE_CHECKING:
 
     from ..kb.knowledge_base import KnowledgeBase
 
-Bounds = tuple[int, int]
-UNKNOWN = "und"
-
 MAX_ARTICLE = 3000  # characters of an article that are read: few links come later
 # "elwiki-20230501-pages-articles.xml.bz2", "zh_min_nanwiki.xml", "el.xml.bz2"
 _DUMP_NAME = re.compile(r"([a-z]{2,3}(?:[-_][a-z]+?)*?)(?:wiki(?:-.*)?)?\.xml(?:\.bz2|\.xz)?")
 
 
-class GoldMention(NamedTuple):
-    """Character offsets [start, end) into the text; link: an id, "NIL" for what is in no knowledge
-    base, "" if that is not annotated."""
-
-    start: int
-    end: int
-    label: str
-    link: str
-
-
-class LinkedText(NamedTuple):
-    """A text in a language ("und" if it is not known), and its mentions in any order."""
-
-    lang: str
-    text: str
-    mentions: Sequence[GoldMention]
-
-    @property
-    def links(self) -> dict[Bounds, str]:
-        """Bounds -> link. Of mentions with the same bounds, the first that is annotated counts."""
-        links: dict[Bounds, str] = {}
-        for mention in self.mentions:
-            bounds = (mention.start, mention.end)
-            links[bounds] = links.get(bounds) or mention.link
-        return links
-
-
-Reader = Callable[[Path], Iterator[LinkedText | Failure]]
-
-
-def read_linked(path: Path, limit: int = 0) -> Iterator[LinkedText | Failure]:
+def read_linked(path: Path, limit: int = 0, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure]:
     """Read a file, at most `limit` texts of it if that is not 0. A text that cannot be read is
     passed on as a `Failure` in its place.
 
+    lang: the language of its texts, where the file does not say.
+
     RAISES (OSError, ValueError): If there is no such file, or it is of no known format.
     """
-    with closing(find_reader(path)(path)) as items:  # type: ignore[type-var]
+    with closing(find_reader(path)(path, lang)) as items:  # type: ignore[type-var]
         yield from itertools.islice(items, limit or None)
 
 
@@ -89,8 +61,16 @@ def find_reader(path: Path) -> Reader:
         if path.name.endswith(suffix):
             if reader is read_dump:
                 language_of_dump(path)  # that it has none is to be said before anything is read
+            if reader is read_conll and _has_header(path):
+                return read_hipe
             return reader
     raise ValueError(f"{path} is of no known format: the name must end in {', '.join(READERS)}")
+
+
+def _has_header(path: Path) -> bool:
+    """Whether the table is one of HIPE."""
+    with path.open("rb") as file:
+        return file.readline().lstrip(b"\xef\xbb\xbf").startswith(b"TOKEN\t")
 
 
 def name_of(path: Path) -> str:
@@ -99,20 +79,28 @@ def name_of(path: Path) -> str:
     return path.name[: len(path.name) - len(suffix)]
 
 
-def read_jsonl(path: Path) -> Iterator[LinkedText | Failure]:
-    """Read JSON Lines of {"lang", "text", "ents": [[start, end, label, link], …]}, gzipped or not:
-    a link is an id, "NIL", or null if it is not annotated."""
+def read_jsonl(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure]:
+    """Read JSON Lines, gzipped or not, each one of
+
+    * {"lang", "text", "ents": [[start, end, label, link], …]}, where a link is an id, "NIL", or
+      null or missing if it is not annotated;
+    * {"text", "spans": [{"start", "end", "label"}, …], "answer"}, as Prodigy writes them: those
+      whose answer is "reject" or "ignore" are left out;
+    * {"tokens", "tags"}.
+    """
     number = 0
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield parse_linked(f"{path}:{number}", line)
+                    parsed = parse_linked(f"{path}:{number}", line, lang)
+                    if parsed is not None:
+                        yield parsed
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             yield Failure(str(path), f"cannot be read after line {number} ({explain(error)})")
 
 
-def read_dump(path: Path) -> Iterator[LinkedText | Failure]:
+def read_dump(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure]:
     """Read the articles of a Wikipedia dump, with their links as mentions: a link is "el:Title",
     redirects followed as far as the dump has them.
 
@@ -145,7 +133,7 @@ def read_dump(path: Path) -> Iterator[LinkedText | Failure]:
             if end <= len(text)
         ]
         if mentions:
-            yield LinkedText(language, text, mentions)
+            yield LinkedText(language, text, mentions, f"{path}: {page.title}")
     if skips.counts:
         yield Failure(str(path), skips.summary())
 
@@ -205,43 +193,72 @@ def link_titles(
 READERS: dict[str, Reader] = {
     ".jsonl": read_jsonl,
     ".jsonl.gz": read_jsonl,
+    ".spacy": read_spacy,
+    ".conll": read_conll,
+    ".iob": read_conll,
+    ".iob2": read_conll,
+    ".bio": read_conll,
+    ".tsv": read_conll,
+    ".txt": read_conll,
+    ".ann": read_brat,
     ".xml": read_dump,
     ".xml.bz2": read_dump,
     ".xml.xz": read_dump,
 }
 
 
-def parse_linked(place: str, line: bytes) -> LinkedText | Failure:
-    """Read a line of JSON Lines."""
+def parse_linked(place: str, line: bytes, lang: str = UNKNOWN) -> LinkedText | Failure | None:
+    """Read a line of JSON Lines. None: the annotator did not accept it."""
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
         return Failure(place, f"not JSON ({explain(error)})")
-    if not isinstance(data, dict) or not isinstance(data.get("text"), str):
-        return Failure(place, 'not a JSON object with a "text" that is a string')
-    lang = data.get("lang") or UNKNOWN
+    if not isinstance(data, dict):
+        return Failure(place, "not a JSON object")
+    if data.get("answer", "accept") != "accept":
+        return None
+    lang = data.get("lang") or lang
     if not isinstance(lang, str):
         return Failure(place, f'"lang" is {lang!r}, not a string')
-    ents = data.get("ents")
-    if not isinstance(ents, list):
-        return Failure(place, 'no "ents", or it is not a list')
+    text = data.get("text")
     try:
-        return LinkedText(lang, data["text"], [_parse_mention(item, data["text"]) for item in ents])
+        if isinstance(text, str):
+            # Prodigy has its tokens besides, and no spans where there are none
+            ents = data.get("ents", data.get("spans", [] if "answer" in data else None))
+            if not isinstance(ents, list):
+                return Failure(place, 'no "ents" or "spans", or it is not a list')
+            return LinkedText(lang, text, [_parse_mention(item, text) for item in ents], place)
+        tokens, tags = data.get("tokens"), data.get("tags")
+        if not (_are_strings(tokens) and _are_strings(tags)):
+            return Failure(place, 'no "text" that is a string, nor "tokens" and "tags"')
+        if len(tokens) != len(tags):
+            return Failure(place, f"{len(tokens)} tokens and {len(tags)} tags")
+        joined, places = join_tokens(tokens, lang)
+        return LinkedText(lang, joined, read_tags(tags, places), place)
     except ValueError as error:
         return Failure(place, explain(error))
+
+
+def _are_strings(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _parse_mention(item: Any, text: str) -> GoldMention:
     shown = json.dumps(item, ensure_ascii=False)
     shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
-    match item:
-        case [start, end, str() | None as label, str() | None as link]:
-            pass
-        case _:
-            start = end = None
+    start = end = label = link = None
+    if isinstance(item, list) and len(item) in (3, 4):
+        start, end, label, link = [*item, None][:4]
+    elif isinstance(item, dict):
+        start, end, label, link = (item.get(key) for key in ("start", "end", "label", "kb_id"))
     # `type`, because true and false are integers too.
     if type(start) is not int or type(end) is not int:
-        raise ValueError(f"mention {shown} is not [start, end, label, link]")
+        raise ValueError(
+            f'mention {shown} is neither [start, end, label, link] nor {{"start": …, "end": …, '
+            '"label": …}'
+        )
+    if not all(value is None or isinstance(value, str) for value in (label, link)):
+        raise ValueError(f"mention {shown} has a label or kb_id that is not a string")
     if not 0 <= start < end <= len(text):
         raise ValueError(
             f"mention {shown} is empty or not within the text, which has {len(text)} characters"
@@ -284,7 +301,7 @@ def place_mentions(
     from spacy.util import filter_spans
 
     lost = Lost() if lost is None else lost
-    trimmed = {pair: _trim(text.text, pair) for pair in bounds}
+    trimmed = {pair: trim(text.text, pair) for pair in bounds}
     doc = tell_language(cut_tokens(nlp.make_doc(text.text), trimmed.values()), text)
     spans: dict[Bounds, Span] = {}
     for pair, (start, end) in trimmed.items():
@@ -333,12 +350,3 @@ def cut_tokens(doc: Doc, bounds: Iterable[Bounds]) -> Doc:
         words += [text[a:b] for a, b in itertools.pairwise(marks)] if inside else [token.text]
         spaces += [False] * len(inside) + [bool(token.whitespace_)]
     return Doc(doc.vocab, words=words, spaces=spaces) if len(words) > len(doc) else doc
-
-
-def _trim(text: str, bounds: Bounds) -> Bounds:
-    start, end = bounds
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return start, end

@@ -15,11 +15,10 @@ from spacy.kb import InMemoryLookupKB
 from spacy.language import Language
 from spacy.tokens import Span
 
+from spacy_mluke.cli.annotated import GoldMention, LinkedText
 from spacy_mluke.cli.baselines import ExactTitle, PipelineLinker, PriorOnly, SpacyLinker
 from spacy_mluke.cli.linking_data import (
     MAX_ARTICLE,
-    GoldMention,
-    LinkedText,
     Lost,
     TitleCounts,
     cut_tokens,
@@ -114,8 +113,13 @@ def test_read(tmp_path, suffix) -> None:
     path = tmp_path / f"a.b{suffix}"
     path.write_bytes(gzip.compress(lines.encode()) if suffix.endswith("gz") else lines.encode())
     read = list(read_linked(path))
-    assert read == [*texts_of(LINES), LinkedText("und", "x", [])]
-    assert list(read_linked(path, 2)) == texts_of(LINES[:2])
+    assert [text._replace(place="") for text in read] == [
+        *texts_of(LINES),
+        LinkedText("und", "x", []),
+    ]
+    assert [text.place for text in read] == [f"{path}:{n + 1}" for n in range(len(LINES) + 1)]
+    assert list(read_linked(path, 2)) == read[:2]
+    assert [text.lang for text in read_linked(path, lang="fi")][-1] == "fi"
     assert name_of(path) == "a.b"
     assert read[1].links == {(0, 5): "NIL", (15, 22): "Q1", (26, 32): ""}
 
@@ -130,13 +134,17 @@ def test_the_first_annotated_link_of_a_mention_counts() -> None:
     [
         (b"{", "not JSON (Expecting property name"),
         (b'{"text": "\xff"}', "not JSON ('utf-8' codec"),
-        (b"[1]", 'not a JSON object with a "text" that is a string'),
-        (b'{"text": 1, "ents": []}', 'not a JSON object with a "text" that is a string'),
+        (b"[1]", "not a JSON object"),
+        (b'{"text": 1, "ents": []}', 'no "text" that is a string, nor "tokens" and "tags"'),
+        (b'{"tokens": ["a"], "tags": [1]}', 'no "text" that is a string, nor "tokens" and "tags"'),
+        (b'{"tokens": ["a", "b"], "tags": ["O"]}', "2 tokens and 1 tags"),
+        (b'{"tokens": ["a", "b"], "tags": ["O", "PER"]}', "tag 2 is 'PER', none of O, B-"),
         (b'{"text": "a", "lang": 1, "ents": []}', '"lang" is 1, not a string'),
-        (b'{"text": "a"}', 'no "ents", or it is not a list'),
-        (b'{"text": "a", "ents": [[0, 1]]}', "mention [0, 1] is not [start, end, label, link]"),
-        (b'{"text": "a", "ents": [[0, true, "", ""]]}', 'mention [0, true, "", ""] is not [st'),
-        (b'{"text": "a", "ents": [[0, 1, "X", 5]]}', 'mention [0, 1, "X", 5] is not [start, end'),
+        (b'{"text": "a"}', 'no "ents" or "spans", or it is not a list'),
+        (b'{"text": "a", "ents": [[0, 1]]}', "mention [0, 1] is neither [start, end, label, link]"),
+        (b'{"text": "a", "ents": [[0, true, "", ""]]}', 'mention [0, true, "", ""] is neither [st'),
+        (b'{"text": "a", "ents": [[0, 1, "X", 5]]}', "has a label or kb_id that is not a string"),
+        (b'{"text": "a", "spans": [{"start": 0}]}', 'mention {"start": 0} is neither'),
         (b'{"text": "a", "ents": [[1, 1, "X", "Q1"]]}', "is empty or not within the text, which"),
         (b'{"text": "a", "ents": [[0, 2, "X", "Q1"]]}', "which has 1 characters"),
     ],
@@ -162,9 +170,9 @@ def test_files_that_are_none(tmp_path) -> None:
         next(read_linked(tmp_path / "a.jsonl"))
     with pytest.raises(IsADirectoryError, match="is a folder: give the files in it"):
         next(read_linked(tmp_path))
-    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "a.xls").write_text("")
     with pytest.raises(ValueError, match=r"of no known format: .* end in \.jsonl, .*, \.xml\.xz$"):
-        next(read_linked(tmp_path / "a.txt"))
+        next(read_linked(tmp_path / "a.xls"))
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the data is not here")

@@ -14,13 +14,8 @@ import numpy as np
 import typer
 from thinc.api import Adam
 
-from spacy_mluke.cli.linking_data import (
-    LinkedText,
-    TitleCounts,
-    link_titles,
-    place_mentions,
-    read_linked,
-)
+from spacy_mluke.cli.annotated import LinkedText
+from spacy_mluke.cli.linking_data import TitleCounts, link_titles, place_mentions, read_linked
 from spacy_mluke.cli.pipeline import get_component, load_pipeline
 from spacy_mluke.components.link_scoring import LinkWeights, link_loss, score_links
 from spacy_mluke.components.linking import FEATURES, NIL, NIL_FEATURES, LinkBatch

@@ -33,6 +33,8 @@ from spacy.tokens import Doc, DocBin, Span
 from tqdm import tqdm
 from wasabi import msg
 
+from spacy_mluke.cli.convert import text_key
+from spacy_mluke.cli.token_tags import join_tokens, read_tags
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 
 # Every label of every source. None: not a type that the model learns; such spans are left out (and
@@ -80,8 +82,6 @@ SCRIPTS = {
     "zh": ("CJK",),
 }
 
-# Languages whose words are joined without spaces.
-JOINED_LANGUAGES = {"ja", "th", "zh"}
 # Sets whose tokens are characters, of a language that has spaces: those are lost. One is put on
 # each side of a mention, or it would be expanded to the better part of the sentence.
 CHARACTER_SETS = {"ko.masakhane-transfer"}
@@ -127,9 +127,6 @@ PARTLY_ANNOTATED = {"en.fewrel"}
 EVAL_PARTS = ("dev", "val")
 EVAL_ONLY_TRAIN = {"te.anikethjr"}
 
-# Punctuation that is written without a space before or after it.
-NO_SPACE_BEFORE = re.compile(r"[,.;:!?)\]}»”’…%،؛؟।॥]+|n['’]t|['’](?:s|m|d|re|ve|ll)", re.I)
-NO_SPACE_AFTER = re.compile(r"[(\[{«“‘¿¡]+|[^\W\d_]+['’]")
 SENTENCE_END = re.compile(r"[.!?;…。！？；।؟]+$")
 
 Record = dict[str, Any]
@@ -172,7 +169,7 @@ def main(
     # What is evaluated on comes first: its sentences are kept out of the training part.
     held_out: set[str] = set()
     for name, records in _read_eval(data):
-        held_out.update(_key(_get_text(name, record)[0]) for record in records)
+        held_out.update(text_key(_get_text(name, record)[0]) for record in records)
         records = _sample(name, records, max_eval)
         docs = _make_docs(nlp, name, "eval", records, types, stats, max_tokens)
         stats.add_docs(f"eval/{name}", docs)
@@ -185,10 +182,10 @@ def main(
         train_records, dev_records = _read_parts(data / stem, train_parts, dev_parts)
         train.append((name, train_records))
         if dev_records:
-            held_out.update(_key(_get_text(name, record)[0]) for record in dev_records)
+            held_out.update(text_key(_get_text(name, record)[0]) for record in dev_records)
             dev[name] = _make_docs(nlp, name, "dev", dev_records, types, stats, max_tokens)
             stats.add_docs(f"dev/{name}", dev[name])
-            held_out.update(_key(doc.text) for doc in dev[name])
+            held_out.update(text_key(doc.text) for doc in dev[name])
             _write(dev[name], output / "dev" / f"{name}.spacy")
     # Documents without a mention say nothing about types
     with_ents = {name: [doc for doc in docs if doc.ents] for name, docs in dev.items()}
@@ -201,7 +198,9 @@ def main(
     everything: list[Doc] = []
     complete: dict[str, list[Doc]] = {}
     for name, records in train:
-        fresh = [record for record in records if _key(_get_text(name, record)[0]) not in held_out]
+        fresh = [
+            record for record in records if text_key(_get_text(name, record)[0]) not in held_out
+        ]
         stats.add(f"train/{name}", "dropped: text in dev or eval", len(records) - len(fresh))
         docs = _make_docs(nlp, name, "train", fresh, types, stats, max_tokens)
         docs = _without_duplicates(docs, held_out)
@@ -285,29 +284,12 @@ def _get_text(name: str, record: Record) -> tuple[str, list[Mention]]:
     tokens, tags = record["tokens"], record["tags"]
     if name in CHARACTER_SETS:
         tokens, tags = _join_characters(tokens, tags)
-    return _join(tokens, tags, name.split(".")[0] in JOINED_LANGUAGES)
+    text, places = join_tokens(tokens, name.split(".")[0])
+    return text, [(start, end, label) for start, end, label, _ in read_tags(tags, places)]
 
 
 def _get_source_label(ent: list[Any]) -> str:
     return ent[3] if ent[2] in ("head", "tail") else ent[2]
-
-
-def _join(tokens: list[str], tags: list[str], joined: bool) -> tuple[str, list[Mention]]:
-    """Join the tokens to the text that they were probably cut from."""
-    text = ""
-    mentions: list[Mention] = []
-    previous = ""
-    for token, tag in zip(tokens, tags, strict=True):
-        if text and _needs_space(previous, token, joined):
-            text += " "
-        start = len(text)
-        text += token
-        if tag.startswith("I-") and mentions:
-            mentions[-1] = (mentions[-1][0], len(text), mentions[-1][2])
-        elif tag != "O":
-            mentions.append((start, len(text), tag[2:]))
-        previous = token
-    return text, mentions
 
 
 def _join_characters(tokens: list[str], tags: list[str]) -> tuple[list[str], list[str]]:
@@ -321,20 +303,6 @@ def _join_characters(tokens: list[str], tags: list[str]) -> tuple[list[str], lis
             words.append(token)
             labels.append(tag)
     return words, labels
-
-
-def _needs_space(previous: str, token: str, joined: bool) -> bool:
-    if joined:
-        # Words in Latin letters keep their space, single letters (of sets of characters) do not
-        latin = previous[-1:].isascii() and previous[-1:].isalnum()
-        latin = latin and token[:1].isascii() and token[:1].isalnum()
-        return latin and len(previous) + len(token) > 2
-    return not (NO_SPACE_BEFORE.fullmatch(token) or NO_SPACE_AFTER.fullmatch(previous))
-
-
-def _key(text: str) -> str:
-    """What two texts have in common that differ in spaces and case only."""
-    return "".join(text.split()).casefold()
 
 
 # Documents
@@ -426,7 +394,7 @@ def _cut(doc: Doc, mentions: list[Mention], max_tokens: int) -> Iterator[tuple[i
 def _without_duplicates(docs: list[Doc], held_out: set[str]) -> list[Doc]:
     unique: dict[str, Doc] = {}
     for doc in docs:
-        key = _key(doc.text)
+        key = text_key(doc.text)
         if key not in held_out:
             unique.setdefault(key, doc)
     return list(unique.values())

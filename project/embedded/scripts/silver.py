@@ -29,7 +29,8 @@ from spacy import util
 from spacy.tokens import Doc, DocBin, Span, Token
 from wasabi import msg
 
-from spacy_mluke.cli.linking_data import LinkedText, TitleCounts, link_titles, read_dump
+from spacy_mluke.cli.annotated import LinkedText
+from spacy_mluke.cli.linking_data import TitleCounts, link_titles, read_dump
 from spacy_mluke.kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
 
 TYPES = ("PER", "LOC", "ORG")

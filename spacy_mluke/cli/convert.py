@@ -1,0 +1,383 @@
+"""`python -m spacy_mluke convert`"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from .annotated import UNKNOWN, GoldMention, LinkedText, trim
+from .linking_data import find_reader, read_linked, tell_language
+from .messages import say, user_errors
+from .pipeline import TOKENIZER
+from .records import PLACEHOLDER, Failure
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc, Span
+
+Arg, Opt = typer.Argument, typer.Option
+MISALIGNED = ("expand", "drop", "error")
+TOKENIZERS = ("multilingual", "spacy")
+SHOWN = 5  # examples of what is wrong
+_SOURCE = re.compile(r"(?:([a-z]{2,3})=)?(.+?)(?:\[(\d*)%?:(\d*)%?\])?", re.DOTALL)
+
+# fmt: off
+sources_help = (
+    "Files in any of the formats; as de=FILE if their language is not that of --lang, and as "
+    "FILE[80%:90%] for a part of the texts"
+)
+lang_help = "Language of the pipeline that will read them"
+tokenizer_help = (
+    "Tokens of MultilingualTokenizer, for pipelines that have it, or those of spaCy for the "
+    "language"
+)
+labels_help = (
+    'JSON file of {"label": "label to write", …}, with null for mentions to leave out. Other '
+    "labels are errors then; without it, labels are kept"
+)
+misaligned_help = (
+    "What to do with mentions that begin or end within a token: take the whole tokens, leave the "
+    "mention out, or stop"
+)
+without_help = "Leave out texts that are in this .spacy file; may be given repeatedly"
+counts_help = "JSON file for all counts, overwritten if it is there"
+limit_help = "Most texts of each source to convert; 0 for all"
+
+
+def convert_cli(
+    output: Annotated[Path, Arg(metavar="OUTPUT", help="File to write, .spacy")],
+    sources: Annotated[list[str], Arg(metavar="SOURCE...", help=sources_help)],
+    lang: Annotated[str, Opt("--lang", "-l", metavar="XX", help=lang_help)] = "xx",
+    tokenizer: Annotated[str, Opt("--tokenizer", "-t", metavar="|".join(TOKENIZERS), help=tokenizer_help)] = "multilingual",  # noqa: E501
+    labels: Annotated[Path | None, Opt("--labels", metavar="FILE", help=labels_help)] = None,
+    misaligned: Annotated[str, Opt("--misaligned", "-m", metavar="|".join(MISALIGNED), help=misaligned_help)] = "expand",  # noqa: E501
+    without: Annotated[list[Path] | None, Opt("--without", metavar="FILE", help=without_help)] = None,  # noqa: E501
+    limit: Annotated[int, Opt("--limit", metavar="N", help=limit_help)] = 0,
+    counts: Annotated[Path | None, Opt("--counts", metavar="FILE", help=counts_help)] = None,
+) -> None:
+    """Turn annotated texts into a .spacy file for training and evaluation.
+
+    Formats, by the end of the name: .conll, .iob, .iob2, .bio, .txt, .tsv (one token a line, tags
+    of any kind of IOB or BILUO), .tsv with the header of HIPE-2022, .ann (brat, with .txt beside
+    it), .jsonl, .jsonl.gz ({"text", "ents": [[start, end, label, link], …]}, Prodigy's {"text",
+    "spans"}, or {"tokens", "tags"}) and .spacy.
+
+    Mentions are in doc.ents, with their links as kb_id_. What was left out is counted. Of mentions
+    that overlap, the longest stays. A line that cannot be read, or a label that is not in the
+    table, is an error.
+    """
+    # fmt: on
+    with user_errors():
+        if misaligned not in MISALIGNED:
+            raise ValueError(f"--misaligned is {misaligned!r}: use one of {', '.join(MISALIGNED)}")
+        parsed = [parse_source(source, lang) for source in sources]
+        converter = Converter(
+            make_nlp(lang, tokenizer),
+            read_label_table(labels),
+            misaligned,
+            read_texts(without or []),
+        )
+        docs = [doc for source in parsed for doc in converter.convert(source, limit)]
+        converter.check(sources)
+        write_docs(docs, output)
+        found = converter.counts
+        if counts is not None:
+            counts.parent.mkdir(parents=True, exist_ok=True)
+            shown = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
+            counts.write_text(shown + "\n", "utf8")
+        say("good", f"{output}: {found.summary()}", found.details())
+
+
+class Source(NamedTuple):
+    """A file with texts in a language; of its texts those from `start` to `end`, in percent."""
+
+    lang: str
+    path: Path
+    start: int
+    end: int
+
+
+def parse_source(argument: str, lang: str) -> Source:
+    """Read "de=FILE[80%:90%]", of which the language and the part may be missing.
+
+    RAISES (OSError, ValueError): If there is no such file or part, or it is of no known format.
+    """
+    found = _SOURCE.fullmatch(argument)
+    assert found is not None
+    own, name, first, last = found.groups()
+    start, end = int(first or 0), int(last or 100)
+    if not 0 <= start < end <= 100:
+        raise ValueError(f"{argument}: a part is from 0 % to 100 %, and not empty")
+    find_reader(Path(name))
+    return Source(own or (UNKNOWN if lang == "xx" else lang), Path(name), start, end)
+
+
+def make_nlp(lang: str, tokenizer: str) -> Language:
+    """A blank pipeline with the tokenizer. RAISES (ValueError): If spaCy has no such language."""
+    import sys
+
+    import spacy
+
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"--tokenizer is {tokenizer!r}: use one of {', '.join(TOKENIZERS)}")
+    config: dict[str, Any] = TOKENIZER if tokenizer == "multilingual" else {}
+    try:
+        nlp = spacy.blank(lang, config=config)
+    except ImportError as error:
+        raise ValueError(f"--lang {lang} --tokenizer {tokenizer}: {error}") from error
+    nlp.max_length = sys.maxsize  # spaCy's limit is for its parser and NER
+    return nlp
+
+
+def read_label_table(path: Path | None) -> dict[str, str | None] | None:
+    """RAISES (OSError, ValueError): If it cannot be read or is something else."""
+    if path is None:
+        return None
+    try:
+        table = json.loads(path.read_text("utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(table, dict) or not all(
+        value is None or isinstance(value, str) for value in table.values()
+    ):
+        raise ValueError(f'{path} is not a table {{"label": "label to write" or null, …}}')
+    return table
+
+
+def read_texts(paths: Iterable[Path]) -> set[str]:
+    """What the texts of .spacy files have in common with others that differ in spaces and case
+    only."""
+    texts = set()
+    for path in paths:
+        for item in read_linked(path):
+            if isinstance(item, Failure):
+                raise ValueError(f"{item.place}: {item.reason}")
+            texts.add(text_key(item.text))
+    return texts
+
+
+def text_key(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+@dataclass
+class Counts:
+    """What was converted, and what was not.
+
+    left_out: of mentions, by reason, with the first of each as an example.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    with_mentions: int = 0
+    repeated: int = 0
+    blank: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    links: int = 0
+    nil: int = 0
+    expanded: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, example: str) -> None:
+        self.left_out[reason] += 1
+        self.examples.setdefault(reason, example)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "texts": self.texts,
+            "tokens": self.tokens,
+            "texts_with_mentions": self.with_mentions,
+            "texts_left_out": {"repeated": self.repeated, "blank": self.blank},
+            "mentions": dict(sorted(self.labels.items())),
+            "links": self.links,
+            "nil": self.nil,
+            "expanded": self.expanded,
+            "mentions_left_out": dict(self.left_out.most_common()),
+            "examples": self.examples,
+        }
+
+    def summary(self) -> str:
+        labels = ", ".join(f"{label} {n:,}" for label, n in sorted(self.labels.items()))
+        links = f", {self.links:,} linked, {self.nil:,} NIL" if self.links or self.nil else ""
+        return (
+            f"{self.texts:,} texts, {self.tokens:,} tokens, {self.labels.total():,} mentions "
+            f"({labels}{links})"
+        )
+
+    def details(self) -> str:
+        lines = [
+            (self.repeated, "texts left out: in a file of --without", ""),
+            (self.blank, "texts left out: white space", ""),
+            (self.expanded, "mentions widened to whole tokens", self.examples.get("expanded", "")),
+            *(
+                (n, f"mentions left out: {reason}", self.examples[reason])
+                for reason, n in self.left_out.most_common()
+            ),
+        ]
+        return "\n".join(
+            f"{n:,} {what}" + (f", as in {example}" if example else "")
+            for n, what, example in lines
+            if n
+        )
+
+
+class Converter:
+    """Makes documents of annotated texts, and counts."""
+
+    def __init__(
+        self,
+        nlp: Language,
+        labels: dict[str, str | None] | None = None,
+        misaligned: str = "expand",
+        without: set[str] | None = None,
+    ) -> None:
+        self.nlp = nlp
+        self.labels = labels
+        self.misaligned = misaligned
+        self.without = without or set()
+        self.counts = Counts()
+
+    def convert(self, source: Source, limit: int = 0) -> Iterator[Doc]:
+        """The documents of a source.
+
+        RAISES (ValueError): If a text cannot be read, or has a label that is not in the table; all
+            such places are named, up to a few.
+        """
+        from ..components.extensions import install_extensions
+
+        install_extensions()
+        items = list(read_linked(source.path, 0, source.lang))
+        bad = [item for item in items if isinstance(item, Failure)]
+        if bad:
+            raise ValueError(_listed(f"{len(bad)} texts cannot be read", bad))
+        texts = [item for item in items if isinstance(item, LinkedText)]
+        if not texts:
+            raise ValueError(f"{source.path} has no texts")
+        start, end = (len(texts) * part // 100 for part in (source.start, source.end))
+        if start == end:
+            raise ValueError(
+                f"{source.path}[{source.start}%:{source.end}%] is empty: the file has {len(texts)} "
+                "texts"
+            )
+        self._check_labels(texts)
+        for text in texts[start:end][: limit or None]:
+            if not text.text.strip():
+                self.counts.blank += 1
+            elif self.without and text_key(text.text) in self.without:
+                self.counts.repeated += 1
+            else:
+                yield self._make_doc(text)
+
+    def check(self, sources: Sequence[str]) -> None:
+        """RAISES (ValueError): If there is nothing to write."""
+        named = ", ".join(sources)
+        if not self.counts.texts:
+            raise ValueError(
+                f"Nothing is left of {named}: {self.counts.repeated} texts are in the files of "
+                f"--without, {self.counts.blank} are white space"
+            )
+        if not self.counts.labels:
+            raise ValueError(
+                f"No mention is left of {named}\n{self.counts.details()}".rstrip()
+            )
+
+    def _check_labels(self, texts: Sequence[LinkedText]) -> None:
+        if self.labels is None:
+            return
+        unknown = {
+            mention.label: Failure(text.place, f"label {mention.label!r}: {_shown(text, mention)}")
+            for text in reversed(texts)
+            for mention in text.mentions
+            if mention.label not in self.labels
+        }
+        if unknown:
+            known = ", ".join(map(repr, self.labels))
+            raise ValueError(
+                _listed(f"Labels are not in the table, which has {known}", unknown.values())
+            )
+
+    def _make_doc(self, text: LinkedText) -> Doc:
+        from spacy.tokens import Span
+
+        counts = self.counts
+        doc = tell_language(self.nlp.make_doc(text.text), text)
+        for failure in text.left_out:
+            counts.leave_out("not one span of the text", f"{failure.place}: {failure.reason}")
+        ents: list[Span] = []
+        taken: set[int] = set()
+        # The longest first, and of those the first
+        for mention in sorted(text.mentions, key=lambda m: (m.start - m.end, m.start)):
+            label = mention.label if self.labels is None else self.labels[mention.label]
+            example = f"{text.place}: {_shown(text, mention)}"
+            if label is None:
+                counts.leave_out(f"label {mention.label!r}", example)
+                continue
+            span = self._place(doc, text, mention)
+            if span is None:
+                continue
+            if not taken.isdisjoint(range(span.start, span.end)):
+                counts.leave_out("inside or across another", example)
+                continue
+            taken.update(range(span.start, span.end))
+            ents.append(
+                Span(doc, span.start, span.end, label=label or PLACEHOLDER, kb_id=mention.link)
+            )
+            counts.labels[label or PLACEHOLDER] += 1
+            counts.links += mention.link not in ("", "NIL")
+            counts.nil += mention.link == "NIL"
+        doc.set_ents(ents)
+        counts.texts += 1
+        counts.tokens += len(doc)
+        counts.with_mentions += bool(ents)
+        return doc
+
+    def _place(self, doc: Doc, text: LinkedText, mention: GoldMention) -> Span | None:
+        """The span of a mention; None if it is left out."""
+        start, end = trim(text.text, (mention.start, mention.end))
+        example = f"{text.place}: {_shown(text, mention)}"
+        if start == end:
+            self.counts.leave_out("white space", example)
+            return None
+        span = doc.char_span(start, end)
+        if span is not None:
+            return span
+        whole = doc.char_span(start, end, alignment_mode="expand")
+        assert whole is not None
+        example += f", of {whole.text!r}"
+        if self.misaligned == "error":
+            raise ValueError(f"{example}: begins or ends within a token")
+        if self.misaligned == "drop":
+            self.counts.leave_out("begins or ends within a token", example)
+            return None
+        self.counts.expanded += 1
+        self.counts.examples.setdefault("expanded", example)
+        return whole
+
+
+def write_docs(docs: Iterable[Doc], output: Path) -> None:
+    """Write a .spacy file with mentions, links and the languages of texts."""
+    from spacy.tokens import DocBin
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    attrs = ["ENT_IOB", "ENT_TYPE", "ENT_KB_ID"]
+    DocBin(attrs=attrs, docs=docs, store_user_data=True).to_disk(output)
+
+
+def _shown(text: LinkedText, mention: GoldMention) -> str:
+    shown = text.text[mention.start : mention.end]
+    return repr(shown if len(shown) <= 40 else f"{shown[:39]}…")
+
+
+def _listed(title: str, failures: Iterable[Failure]) -> str:
+    listed = list(failures)
+    lines = [f"{failure.place}: {failure.reason}" for failure in listed[:SHOWN]]
+    more = len(listed) - len(lines)
+    return "\n".join([title, *lines, *([f"and {more} more"] if more else [])])
