@@ -26,7 +26,7 @@ Arg, Opt = typer.Argument, typer.Option
 MISALIGNED = ("expand", "drop", "error")
 TOKENIZERS = ("multilingual", "spacy")
 SHOWN = 5  # examples of what is wrong
-_SOURCE = re.compile(r"(?:([a-z]{2,3})=)?(.+?)(?:\[(\d*)%?:(\d*)%?\])?", re.DOTALL)
+_SOURCE = re.compile(r"(?:([a-z]{2,3})=)?(.*?)(?:\[(\d*)%?:(\d*)%?\])?", re.DOTALL)
 
 # fmt: off
 sources_help = (
@@ -77,7 +77,10 @@ def convert_cli(
     with user_errors():
         if misaligned not in MISALIGNED:
             raise ValueError(f"--misaligned is {misaligned!r}: use one of {', '.join(MISALIGNED)}")
+        if limit < 0:
+            raise ValueError(f"--limit is {limit}: use a number of texts, or 0 for all")
         parsed = [parse_source(source, lang) for source in sources]
+        check_outputs(output, counts, [*(source.path for source in parsed), *(without or [])])
         converter = Converter(
             make_nlp(lang, tokenizer),
             read_label_table(labels),
@@ -93,6 +96,20 @@ def convert_cli(
             shown = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
             counts.write_text(shown + "\n", "utf8")
         say("good", f"{output}: {found.summary()}", found.details())
+
+
+def check_outputs(output: Path, counts: Path | None, inputs: Iterable[Path]) -> None:
+    """RAISES (OSError, ValueError): If they cannot be written, or would replace an input."""
+    if output.suffix != ".spacy":
+        raise ValueError(f"OUTPUT, which comes first, is {output}: its name must end in .spacy")
+    existing = [path for path in inputs if path.exists()]
+    for path in (output, counts):
+        if path is None or not path.exists():
+            continue
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder: give the name of a file")
+        if any(path.samefile(other) for other in existing):
+            raise ValueError(f"{path} is an input as well: give another name")
 
 
 class Source(NamedTuple):
@@ -292,12 +309,12 @@ class Converter:
     def _check_labels(self, texts: Sequence[LinkedText]) -> None:
         if self.labels is None:
             return
-        unknown = {
-            mention.label: Failure(text.place, f"label {mention.label!r}: {_shown(text, mention)}")
-            for text in reversed(texts)
-            for mention in text.mentions
-            if mention.label not in self.labels
-        }
+        unknown: dict[str, Failure] = {}
+        for text in texts:
+            for mention in text.mentions:
+                if mention.label not in self.labels:
+                    reason = f"label {mention.label!r}: {_shown(text, mention)}"
+                    unknown.setdefault(mention.label, Failure(text.place, reason))
         if unknown:
             known = ", ".join(map(repr, self.labels))
             raise ValueError(
@@ -327,6 +344,9 @@ class Converter:
                 counts.leave_out("inside or across another", example)
                 continue
             taken.update(range(span.start, span.end))
+            if (span.start_char, span.end_char) != trim(text.text, mention[:2]):
+                counts.expanded += 1
+                counts.examples.setdefault("expanded", f"{example}, of {span.text!r}")
             ents.append(
                 Span(doc, span.start, span.end, label=label or PLACEHOLDER, kb_id=mention.link)
             )
@@ -357,8 +377,6 @@ class Converter:
         if self.misaligned == "drop":
             self.counts.leave_out("begins or ends within a token", example)
             return None
-        self.counts.expanded += 1
-        self.counts.examples.setdefault("expanded", example)
         return whole
 
 

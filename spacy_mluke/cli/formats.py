@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,23 +26,23 @@ class _Row(NamedTuple):
 def read_conll(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure]:
     """Read sentences of one token a line, with a blank line after each.
 
-    Columns are divided by tabs, or else by spaces. Tags are in the last column that has nothing but
-    tags in the first sentence; tokens are in the first, or in the second if the first counts them.
-    "# text = …" before a sentence says what its text is; else tokens are joined.
+    Columns are divided by tabs, or else by spaces. Tags are in the last column that has mostly
+    tags; tokens are in the first, or in the second if the first counts them. The first hundred
+    sentences tell. "# text = …" before a sentence says what its text is; else tokens are joined.
     """
-    columns: tuple[int, int] | None = None
-    for first, comments, rows in _sentences(path):
+    sentences = _sentences(path)
+    seen = list(itertools.islice(sentences, 100))
+    columns = _find_columns([[row.columns or [] for row in rows] for _, _, rows in seen])
+    for first, comments, rows in itertools.chain(seen, sentences):
         place = f"{path}:{first}"
         bad = next((row for row in rows if row.columns is None), None)
         if bad is not None:
             yield Failure(f"{path}:{bad.number}", bad.line)
             continue
-        table = [row.columns or [] for row in rows]
-        if columns is None:
-            columns = _find_columns(table)
         if columns is None:
             yield Failure(place, f"no column of tags such as O, B-PER and I-PER: {rows[0].line!r}")
             return
+        table = [row.columns or [] for row in rows]
         short = next((row for row in rows if len(row.columns or []) <= max(columns)), None)
         if short is not None:
             yield Failure(
@@ -77,11 +79,12 @@ def _sentences(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Row]]]:
         if reason is not None:
             rows.append(_Row(number, reason, None))
             continue
-        columns = line.split("\t") if "\t" in line else line.split()
+        columns = re.split("\t" if "\t" in line else " +", line.strip(" "))
         if columns[0].startswith("-DOCSTART-"):
             continue
-        # "# O" is a token
-        if line.startswith("#") and not rows and not (len(columns) > 1 and is_tag(columns[-1])):
+        # "# O" is a token, "# text = Jackie O" is not
+        is_token = len(columns) > 1 and is_tag(columns[-1]) and "=" not in columns[1:3]
+        if line.startswith("#") and not rows and not is_token:
             key, equals, value = line[1:].partition("=")
             if equals:
                 comments[key.strip()] = value.strip()
@@ -91,12 +94,17 @@ def _sentences(path: Path) -> Iterator[tuple[int, dict[str, str], list[_Row]]]:
         yield rows[0].number, comments, rows
 
 
-def _find_columns(table: list[list[str]]) -> tuple[int, int] | None:
-    width = min(map(len, table))
-    counts = [row[0] for row in table] == [str(i + 1) for i in range(len(table))]
+def _find_columns(tables: list[list[list[str]]]) -> tuple[int, int] | None:
+    """RETURNS: which columns have the tokens and the tags."""
+    rows = [row for table in tables for row in table]
+    # Columns that some rows lack are comments on the others
+    width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+    counts = all(row[:1] == [str(i + 1)] for table in tables for i, row in enumerate(table))
     token = int(counts and width > 2)
-    tags = [i for i in range(token + 1, width) if all(is_tag(row[i]) for row in table)]
-    return (token, tags[-1]) if tags else None
+    for column in range(width - 1, token, -1):
+        if 2 * sum(is_tag(row[column]) for row in rows if len(row) > column) > len(rows):
+            return token, column
+    return None
 
 
 def read_hipe(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure]:

@@ -1,0 +1,421 @@
+"""The readers of annotated files: what they make of a small file of each format."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import spacy
+from spacy.tokens import DocBin, Span
+
+from spacy_mluke.cli.annotated import GoldMention, LinkedText
+from spacy_mluke.cli.formats import read_brat, read_conll, read_hipe, read_spacy
+from spacy_mluke.cli.linking_data import find_reader, read_jsonl, read_linked
+from spacy_mluke.cli.records import Failure
+from spacy_mluke.components.extensions import install_extensions
+
+from .conftest import write_lines
+
+# A sentence with tabs, IOB2.
+PARIS = "Paris\tB-LOC\nis\tO\nbig\tO\n.\tO\n"
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def shown(items: Iterable[LinkedText | Failure]) -> list:
+    """Texts as (lang, text, mentions as [(text, label, link)]), failures as they are."""
+    return [
+        item
+        if isinstance(item, Failure)
+        else (
+            item.lang,
+            item.text,
+            [(item.text[m.start : m.end], m.label, m.link) for m in item.mentions],
+        )
+        for item in items
+    ]
+
+
+# -- one token a line ------------------------------------------------------------------------------
+
+
+def test_conll_2003(tmp_path) -> None:
+    path = write(
+        tmp_path / "eng.conll",
+        "-DOCSTART- -X- -X- O\n"
+        "\n"
+        "EU NNP I-NP I-ORG\n"
+        "rejects VBZ I-VP O\n"
+        "German JJ I-NP I-MISC\n"
+        ". . O O\n"
+        "\n"
+        "\n"
+        "-DOCSTART- -X- -X- O\n"
+        "\n"
+        "Peter NNP I-NP I-PER\n"
+        "Blackburn NNP I-NP I-PER\n"
+        "\n",
+    )
+    first, second = read_conll(path, "en")
+    # The last column counts, though chunks look like tags too.
+    assert first == LinkedText(
+        "en",
+        "EU rejects German.",
+        [GoldMention(0, 2, "ORG"), GoldMention(11, 17, "MISC")],
+        f"{path}:3",
+    )
+    assert second == LinkedText("en", "Peter Blackburn", [GoldMention(0, 15, "PER")], f"{path}:11")
+
+
+def test_tabs_let_tokens_have_spaces(tmp_path) -> None:
+    path = write(tmp_path / "a.iob2", "New York\tB-LOC\nCity\tI-LOC\n\n" + PARIS)
+    assert shown(read_conll(path)) == [
+        ("und", "New York City", [("New York City", "LOC", "")]),
+        ("und", "Paris is big.", [("Paris", "LOC", "")]),
+    ]
+
+
+def test_universal_ner(tmp_path) -> None:
+    path = write(
+        tmp_path / "en_ewt-ud-test.iob2",
+        "# newdoc id = weblog\n"
+        "# sent_id = weblog-1\n"
+        "# text = What if  Google Inc.-owned\n"
+        "1\tWhat\tO\t-\tann\n"
+        "2\tif\tO\t-\tann\n"
+        "3\tGoogle\tB-ORG\t-\tann\n"
+        "4\tInc.\tI-ORG\t-\tann\n"
+        "5\t-\tO\t-\tann\n"
+        "6\towned\tO\t-\tann\n"
+        "\n"
+        "# sent_id = weblog-2\n"
+        "1\tParis\tB-LOC\t-\tann\n"
+        "2\t.\tO\t-\tann\n",
+    )
+    first, second = read_conll(path, "en")
+    assert first == LinkedText(
+        "en", "What if  Google Inc.-owned", [GoldMention(9, 20, "ORG")], f"{path}:4"
+    )
+    # It does not have the text of the sentence before.
+    assert second == LinkedText("en", "Paris.", [GoldMention(0, 5, "LOC")], f"{path}:12")
+
+
+def test_comments_and_number_signs(tmp_path) -> None:
+    path = write(
+        tmp_path / "a.conll",
+        "# a comment\n"
+        "# text = #1 for Jackie O\n"  # ends as a line with a tag does
+        "# O\n"
+        "1 O\n"
+        "for O\n"
+        "Jackie B-PER\n"
+        "O I-PER\n"
+        "\n"
+        "No O\n"
+        "# O\n"
+        "#1 O\n",
+    )
+    assert shown(read_conll(path)) == [
+        ("und", "#1 for Jackie O", [("Jackie O", "PER", "")]),
+        ("und", "No # #1", []),
+    ]
+    path = write(tmp_path / "b.tsv", "#\tO\nParis\tB-LOC\n")
+    assert shown(read_conll(path)) == [("und", "# Paris", [("Paris", "LOC", "")])]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PARIS.encode(),
+        PARIS.rstrip().encode(),
+        f"\n\n{PARIS}\n\n \t \n".encode(),
+        PARIS.replace("\n", "\r\n").encode() + b"\r\n",
+        b"\xef\xbb\xbf" + PARIS.encode(),
+        b"\xef\xbb\xbf" + PARIS.replace("\n", "\r\n").encode(),
+        PARIS.replace("\t", "  ").encode(),
+    ],
+)
+def test_ends_of_lines_and_of_the_file(tmp_path, content) -> None:
+    path = write(tmp_path / "a.bio", content)
+    assert shown(read_conll(path, "en")) == [("en", "Paris is big.", [("Paris", "LOC", "")])]
+
+
+def test_sentences_that_cannot_be_read(tmp_path) -> None:
+    path = write(
+        tmp_path / "a.conll",
+        b"Paris\tB-LOC\n\n"
+        b"is\tO\n\xc3\xa9t\xe9\tO\n\n"  # 4: Latin-1
+        b"is\tO\nbig\n\n"  # 7: a column
+        b"Rome\tB-LOC\n\n"
+        b"is\tO\nold\tLOC\n.\tB-\n\n"  # 12: no tag
+        b"Oslo\tB-LOC\n",
+    )
+    assert shown(read_conll(path)) == [
+        ("und", "Paris", [("Paris", "LOC", "")]),
+        Failure(f"{path}:4", "not UTF-8 (invalid continuation byte, byte 4 of the line)"),
+        Failure(f"{path}:7", "1 columns, not 2: 'big'"),
+        ("und", "Rome", [("Rome", "LOC", "")]),
+        Failure(f"{path}:12", "'LOC' is no tag such as O, B-PER and I-PER"),
+        ("und", "Oslo", [("Oslo", "LOC", "")]),
+    ]
+
+
+@pytest.mark.parametrize("line", ["Paris LOC", "Paris", "O", "Paris is big."])
+def test_no_column_of_tags(tmp_path, line) -> None:
+    path = write(tmp_path / "a.txt", f"\n{line}\n\nParis B-LOC\n")
+    (failure,) = read_conll(path)
+    assert failure == Failure(
+        f"{path}:2", f"no column of tags such as O, B-PER and I-PER: {line!r}"
+    )
+
+
+def test_empty_files_have_no_texts(tmp_path) -> None:
+    path = write(tmp_path / "a.conll", "")
+    assert list(read_conll(path)) == list(read_spacy_of(tmp_path, [])) == []
+    assert list(read_hipe(path)) == []
+    assert list(read_jsonl(path)) == []
+
+
+# -- tables of HIPE --------------------------------------------------------------------------------
+
+NAMES = ["TOKEN", "NE-COARSE-LIT", "NE-COARSE-METO", "NE-FINE-LIT", "NE-FINE-METO", "NE-FINE-COMP",
+         "NE-NESTED", "NEL-LIT", "NEL-METO", "MISC"]  # fmt: skip
+
+
+def hipe(token: str, tag: str = "O", link: str = "_", misc: str = "_") -> str:
+    """A line; what is not read has other mentions."""
+    return "\t".join([token, tag, "B-meto", "B-fine", "O", "O", "B-nest", link, "Q5", misc])
+
+
+def test_hipe(tmp_path) -> None:
+    lines = [
+        "\t".join(NAMES),
+        "# hipe2022:document_id = NZZ-1798",
+        "# hipe2022:language = de",
+        "# hipe2022:applicable_columns = TOKEN NE-COARSE-LIT",
+        hipe("In", misc="NoSpaceAfter"),
+        hipe("-"),
+        "# segment_iiif_link = _",
+        hipe("Neu", "B-loc", "Q60", "NoSpaceAfter"),
+        hipe("¬", "I-loc", "Q60", "EndOfLine|NoSpaceAfter"),
+        hipe("york", "I-loc", "Q60", "LED0.00"),
+        hipe("#", misc="EndOfLine"),
+        hipe("Herr", "B-pers", "NIL"),
+        hipe("X", "I-pers", "NIL"),
+        hipe("Bern", "B-loc", "_", "NoSpaceAfter"),
+        hipe(".", misc="EndOfSentence"),
+        "",
+        "# hipe2022:document_id = EXP-1900",
+        hipe("Oslo", "B-loc", "Q585"),
+    ]
+    path = write(tmp_path / "a.tsv", "\n".join(lines))
+    first, second = read_linked(path, lang="fr")
+    assert (first.place, second.place) == (f"{path}:2", f"{path}:17")
+    assert shown([first, second]) == [
+        (
+            "de",
+            "In- Neu¬york # Herr X Bern.",
+            [("Neu¬york", "loc", "Q60"), ("Herr X", "pers", "NIL"), ("Bern", "loc", "")],
+        ),
+        # The language of a document is its own.
+        ("fr", "Oslo", [("Oslo", "loc", "Q585")]),
+    ]
+
+
+def test_hipe_with_few_columns(tmp_path) -> None:
+    path = write(tmp_path / "a.tsv", "\ufeffTOKEN\tNE-COARSE-LIT\r\nOslo\tB-loc\r\n.\tO\r\n")
+    (text,) = read_linked(path)
+    assert text == LinkedText("und", "Oslo .", [GoldMention(0, 4, "loc")], f"{path}:1")
+
+
+def test_documents_of_hipe_that_cannot_be_read(tmp_path) -> None:
+    lines = [
+        "\t".join(NAMES),
+        "# hipe2022:document_id = 1",
+        hipe("Oslo", "B-loc"),
+        "Bergen\tB-loc",  # 4
+        hipe("."),
+        "# hipe2022:document_id = 2",
+        hipe("Oslo", "B-loc"),
+        hipe("is", "LOC"),
+        "# hipe2022:document_id = 3",
+        hipe("Oslo", "B-loc"),
+        "# hipe2022:document_id = 4",
+        "X\t\udcff",  # 12
+    ]
+    content = "\n".join(lines).encode("utf8", "surrogateescape")
+    path = write(tmp_path / "a.tsv", content)
+    assert shown(read_linked(path)) == [
+        Failure(f"{path}:4", "2 columns, but the header has 10"),
+        Failure(f"{path}:6", "tag 2 is 'LOC', none of O, B-… and I-… (or E-, L-, S-, U-)"),
+        ("und", "Oslo", [("Oslo", "loc", "")]),
+        Failure(f"{path}:12", "not UTF-8 (invalid start byte, byte 3 of the line)"),
+    ]
+
+
+def test_hipe_without_a_column(tmp_path) -> None:
+    path = write(tmp_path / "a.tsv", "TOKEN\tNE-FINE-LIT\nOslo\tB-loc\n")
+    assert list(read_linked(path)) == [
+        Failure(f"{path}:1", "the header has no column NE-COARSE-LIT")
+    ]
+
+
+def test_tables_without_the_header_are_conll(tmp_path) -> None:
+    path = write(tmp_path / "a.tsv", "TOKENS\tO\n" + PARIS)
+    assert find_reader(path) is read_conll
+    assert shown(read_linked(path)) == [("und", "TOKENS Paris is big.", [("Paris", "LOC", "")])]
+    write(path, "TOKEN\tNE-COARSE-LIT\n")
+    assert find_reader(path) is read_hipe
+
+
+# -- brat ------------------------------------------------------------------------------------------
+
+
+def brat(folder: Path, text: str | bytes, *lines: str) -> Path:
+    write(folder / "a.b.txt", text)
+    return write(folder / "a.b.ann", "".join(f"{line}\n" for line in lines))
+
+
+def test_brat(tmp_path) -> None:
+    path = brat(
+        tmp_path,
+        "𝐏 New\nYork, Marie and Pierre Curie.\n",
+        "T1\tLOC 2 10\tNew York",
+        "T2\tPER 12 17;29 34\tMarie Curie",
+        "T3\tPER 22 34\tPierre Curie",
+        "E1\tMarriage:T3 Who:T2",
+        "R1\tLives Arg1:T3 Arg2:T1",
+        "A1\tNegation T3",
+        "#1\tAnnotatorNotes T3\tT9\tPER 0 1\tnot a mention",
+        "N1\tReference T1 Wikidata:Q60\tNew York City",
+        "N2\tReference T2 Wikidata:Q7186\tMarie Curie",
+        "*\tEquiv T1 T3",
+    )
+    assert list(read_linked(path, lang="en")) == [
+        LinkedText(
+            "en",
+            "𝐏 New\nYork, Marie and Pierre Curie.\n",
+            [GoldMention(2, 10, "LOC", "Q60"), GoldMention(22, 34, "PER")],
+            str(path),
+            [Failure(f"{path}:2", "in several pieces: 'Marie Curie'")],
+        )
+    ]
+
+
+def test_brat_counts_both_characters_of_an_end_of_line(tmp_path) -> None:
+    path = brat(tmp_path, "Oh\r\nParis", "T1\tLOC 4 9\tParis\r")
+    (text,) = read_brat(path)
+    assert shown([text]) == [("und", "Oh\r\nParis", [("Paris", "LOC", "")])]
+
+
+def test_brat_without_mentions(tmp_path) -> None:
+    path = brat(tmp_path, "Paris")
+    assert list(read_brat(path, "fr")) == [LinkedText("fr", "Paris", [], str(path), [])]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("T2\tLOC 1 6\tParis", "the text from 1 to 6 is 'aris' in a.b.txt, not 'Paris'"),
+        ("T2\tLOC 7 12\tParis", "the text from 7 to 12 is '' in a.b.txt, not 'Paris'"),
+        ("T2\tLOC 0 5", "not \"T1<tab>LABEL 0 5<tab>text\": 'T2\\tLOC 0 5'"),
+        ("T2\tLOC -1 5\tParis", "not \"T1<tab>LABEL 0 5<tab>text\": 'T2\\tLOC -1 5\\tParis'"),
+    ],
+)
+def test_brat_that_cannot_be_read(tmp_path, line, reason) -> None:
+    path = brat(tmp_path, "Paris", "T1\tLOC 0 5\tParis", line)
+    assert list(read_brat(path)) == [Failure(f"{path}:2", reason)]
+
+
+def test_brat_without_text(tmp_path) -> None:
+    path = brat(tmp_path, b"\xe9t\xe9", "T1\tX 0 1\te")
+    assert list(read_brat(path)) == [
+        Failure(str(tmp_path / "a.b.txt"), "not UTF-8 (invalid continuation byte, byte 1)")
+    ]
+    (tmp_path / "a.b.txt").unlink()
+    assert list(read_brat(path)) == [Failure(str(path), "there is no a.b.txt beside it")]
+    path = write(tmp_path / "a.b.ann", b"\xff")
+    write(tmp_path / "a.b.txt", "Paris")
+    assert list(read_brat(path)) == [
+        Failure(f"{path}:1", "not UTF-8 (invalid start byte, byte 1 of the line)")
+    ]
+
+
+# -- .spacy ----------------------------------------------------------------------------------------
+
+
+def read_spacy_of(folder: Path, docs: list) -> Iterable[LinkedText | Failure]:
+    DocBin(docs=docs, store_user_data=True).to_disk(folder / "a.spacy")
+    return read_spacy(folder / "a.spacy", "fr")
+
+
+def test_spacy(tmp_path) -> None:
+    install_extensions()
+    nlp = spacy.blank("xx")
+    first, second = nlp("Marie Curie left Warsaw"), nlp("Paris ")
+    first.set_ents([Span(first, 0, 2, "PER"), Span(first, 3, 4, "LOC", kb_id="Q270")])
+    first._.mluke_lang = "en"
+    path = tmp_path / "a.spacy"
+    assert list(read_spacy_of(tmp_path, [first, second])) == [
+        LinkedText(
+            "en",
+            "Marie Curie left Warsaw",
+            [GoldMention(0, 11, "PER"), GoldMention(17, 23, "LOC", "Q270")],
+            f"{path}, document 1",
+        ),
+        LinkedText("fr", "Paris ", [], f"{path}, document 2"),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"no", None])
+def test_broken_spacy_files(tmp_path, content) -> None:
+    list(read_spacy_of(tmp_path, [spacy.blank("xx")("Paris")]))
+    path = tmp_path / "a.spacy"
+    path.write_bytes(path.read_bytes()[:-20] if content is None else content)
+    (failure,) = read_linked(path)
+    assert isinstance(failure, Failure)
+    assert failure.place == str(path)
+    assert failure.reason.startswith("not a .spacy file (")
+
+
+# -- JSON Lines ------------------------------------------------------------------------------------
+
+
+def test_prodigy(tmp_path) -> None:
+    span = {"start": 0, "end": 5, "label": "LOC", "token_start": 0, "token_end": 0}
+    tokens = [{"text": "Paris", "start": 0, "end": 5, "id": 0, "ws": False}]
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        {"text": "Paris", "tokens": tokens, "spans": [span], "answer": "accept"},
+        {"text": "Berlin", "spans": [span], "answer": "reject"},
+        {"text": "Oslo", "answer": "ignore"},
+        {"text": "Rome", "tokens": tokens, "answer": "accept"},
+        {"text": "Paris", "spans": [{**span, "kb_id": "Q90"}], "lang": "de"},
+        {"text": "Bonn"},
+    )
+    assert shown(read_linked(path, lang="en")) == [
+        ("en", "Paris", [("Paris", "LOC", "")]),
+        ("en", "Rome", []),
+        ("de", "Paris", [("Paris", "LOC", "Q90")]),
+        # Not said to be without mentions by anyone.
+        Failure(f"{path}:6", 'no "ents" or "spans", or it is not a list'),
+    ]
+    assert [item.place for item in read_linked(path)] == [f"{path}:{n}" for n in (1, 4, 5, 6)]
+
+
+def test_tokens_and_tags(tmp_path) -> None:
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        {"tokens": ["In", "New", "York", "."], "tags": ["O", "B-LOC", "I-LOC", "O"]},
+        {"tokens": ["東京", "は"], "tags": ["S-LOC", "O"], "lang": "ja"},
+        {"tokens": [], "tags": []},
+        {"tokens": ["Paris"], "tags": [3]},
+    )
+    assert shown(read_linked(path, lang="en")) == [
+        ("en", "In New York.", [("New York", "LOC", "")]),
+        ("ja", "東京は", [("東京", "LOC", "")]),
+        ("en", "", []),
+        Failure(f"{path}:4", 'no "text" that is a string, nor "tokens" and "tags"'),
+    ]
