@@ -181,7 +181,7 @@ def make_commands(
         ))  # fmt: skip
     with_kb = f"--knowledge-base {knowledge_base}"
     own_kb = [knowledge_base] if row.get("entities") else []
-    pipeline = f"{training}/entities/model-best"
+    pipeline = f"{training}/pipeline"
     if parts["train"]:
         common = f"{settings} --labels {labels} --seeds ${{vars.seeds}} --gpu-id ${{vars.gpu_id}}"
         data = ["scripts/train.py", labels, f"{corpus}/train.spacy", f"{corpus}/dev.spacy"]
@@ -199,7 +199,15 @@ def make_commands(
             [f"python scripts/train.py {config}/entities.cfg {corpus} {training}/entities "
              f"--checkpoint {training}/ner/model-best/mluke_ner/model "
              f"--steps ${{vars.entity_steps}} {common} {with_kb}"],
-            [f"{config}/entities.cfg", *data, f"{training}/ner/model-best", *own_kb], [pipeline],
+            [f"{config}/entities.cfg", *data, f"{training}/ner/model-best", *own_kb],
+            [f"{training}/entities/model-best"],
+        ))  # fmt: skip
+        made.append(command(
+            f"calibrate-{lang}", f"{name}: set how sure mluke_ner must be of an entity.",
+            [f"python scripts/calibrate.py {training}/entities/model-best {corpus}/dev.spacy "
+             f"{pipeline}"],
+            ["scripts/calibrate.py", f"{training}/entities/model-best", f"{corpus}/dev.spacy"],
+            [pipeline],
         ))  # fmt: skip
     else:
         made.append(command(
