@@ -13,7 +13,7 @@ EMBEDDED = "embedded"
 # The key of config.json under which we keep what `transformers` has no word for, and its keys.
 OWN_SECTION = "spacy_mluke"
 _OWN = ("piece_layout", "piece_convention", "max_mention_length", "max_entity_length",
-        "hide_entities", "entity_attention", "ner_labels")  # fmt: skip
+        "hide_entities", "entity_attention", "ner_labels", "relation_labels")  # fmt: skip
 
 PieceLayout = Literal["fairseq", "sentencepiece", "tokenizer.json"]
 PieceConvention = Literal["context", "words", "markers"]
@@ -86,7 +86,9 @@ class MLukeConfig:
     # Whether words and entities see each other, or entities see words and themselves, and words
     # see no entities (what the ner head needs).
     entity_attention: EntityAttention = "full"
-    ner_labels: tuple[str, ...] = ()  # of the ner head, which `transformers` does not know
+    # Of the ner head and of the relation head, which `transformers` does not know.
+    ner_labels: tuple[str, ...] = ()
+    relation_labels: tuple[str, ...] = ()
     # Everything in config.json that we do not read, so that saving loses nothing.
     other: dict[str, Any] = field(default_factory=dict, compare=False)
 
@@ -146,7 +148,8 @@ class MLukeConfig:
     def heads(self) -> tuple[str, ...]:
         """Names of the heads that the checkpoint carries."""
         heads = tuple(head for name in self.architectures for head in HEADS[name])
-        return (*heads, "ner") if self.ner_labels else heads
+        own = {"ner": self.ner_labels, "relation": self.relation_labels}
+        return (*heads, *(head for head, labels in own.items() if labels))
 
     @property
     def max_pieces(self) -> int:
@@ -184,7 +187,8 @@ class MLukeConfig:
                 f"known are {', '.join(sorted(_OWN))}"
             )
         own.pop("format", None)
-        own["ner_labels"] = tuple(own.get("ner_labels", ()))
+        for name in ("ner_labels", "relation_labels"):
+            own[name] = tuple(own.get(name, ()))
         architectures = tuple(data.pop("architectures", None) or ("LukeModel",))
         if "piece_convention" not in own:
             own["piece_convention"] = _CONVENTIONS.get(architectures[0], "context")
@@ -211,7 +215,8 @@ class MLukeConfig:
         data = asdict(self)
         other = data.pop("other")
         own = {name: data.pop(name) for name in _OWN}
-        own["ner_labels"] = list(self.ner_labels)
+        for name in ("ner_labels", "relation_labels"):
+            own[name] = list(own[name])
         labels = data.pop("labels")
         data["architectures"] = list(self.architectures)
         if data["problem_type"] is None:

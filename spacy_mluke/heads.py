@@ -41,6 +41,21 @@ class PairHead(nn.Linear):
         return super().forward(self.dropout(torch.cat([heads, tails], dim=-1)))
 
 
+class RelationHead(nn.Linear):
+    """Relation of two entities from their states, where all entities of a window were read at once.
+
+    Ours, as `NerHead` is: a checkpoint can have it besides another head.
+    """
+
+    def __init__(self, config: MLukeConfig) -> None:
+        super().__init__(2 * config.hidden_size, len(config.relation_labels))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, heads: Tensor, tails: Tensor) -> Tensor:  # type: ignore[override]
+        """[N, H], [N, H] -> logits [N, labels]."""
+        return super().forward(self.dropout(torch.cat([heads, tails], dim=-1)))
+
+
 class SpanHead(nn.Linear):
     """Label of a span from the states of its first piece, its last piece and its entity
     (`LukeForEntitySpanClassification`)."""
@@ -165,8 +180,8 @@ class MLuke(nn.Module):
     """An encoder with the heads that `config.architectures` names; a head that it does not name is
     None. Freshly made, its weights are not set.
 
-    `classifier` is the typing, pair or span head: a checkpoint has one of them at most. `ner` is a
-    head besides.
+    `classifier` is the typing, pair or span head: a checkpoint has one of them at most. `ner` and
+    `relation` are heads besides.
     """
 
     def __init__(self, config: MLukeConfig, *, pooler: bool = False) -> None:
@@ -191,6 +206,7 @@ class MLuke(nn.Module):
             kinds[names[0]](config) if names else None
         )
         self.ner = NerHead(config) if "ner" in config.heads else None
+        self.relation = RelationHead(config) if "relation" in config.heads else None
 
     def score_masked_words(self, words: Tensor) -> Tensor:
         """States of masked pieces [N, H] -> logits over the vocabulary [N, V]."""

@@ -26,7 +26,7 @@ from .checkpoint import CONFIG, Checkpoint, load_checkpoint, peek_config, save_c
 from .config import HEADS, MULTI_LABEL, SINGLE_LABEL, MLukeConfig
 from .devices import largest_batch, resolve_device, resolve_precision
 from .encoder import init_weights, set_dropout
-from .heads import MLuke, NerHead, SpanHead, TypingHead
+from .heads import MLuke, NerHead, PairHead, RelationHead, SpanHead, TypingHead
 from .kb.vocabulary import default_cache
 from .optimizers import clip_gradients, make_optimizer, step
 from .products import cpu_products, set_precision
@@ -178,12 +178,7 @@ class MLukeShim(Shim):
             self._set_head("ner", config, head)
             torch.nn.init.constant_(head.boundaries.bias, BOUNDARY_BIAS)
             return
-        if len(self.users) > 1:
-            raise ValueError(
-                f"{', '.join(sorted(self.users))} share the checkpoint {self.source!r}, which "
-                "holds one classification head. Use mode = 'fast', whose head stands besides, or "
-                "give one of them a copy of the checkpoint's folder"
-            )
+        self._check_alone()
         config = self._config_with(
             "LukeForEntitySpanClassification",
             labels=("O", *labels),
@@ -191,9 +186,41 @@ class MLukeShim(Shim):
             problem_type=None,
             entity_attention="full",
             ner_labels=(),
+            relation_labels=(),
         )
-        self.checkpoint.model.ner = None
+        self.checkpoint.model.ner = self.checkpoint.model.relation = None
         self._set_head("classifier", config, SpanHead(config))
+
+    def set_relation_labels(self, labels: tuple[str, ...], *, fast: bool) -> None:
+        """Give the model a fresh head for relations with these labels: the relation head (fast), or
+        the pair head of the paper, which reads a pair at a time, between markers.
+
+        RAISES (ValueError): If there would be two classification heads in one checkpoint.
+        """
+        if fast:
+            config = replace(self.checkpoint.config, relation_labels=labels)
+            self._set_head("relation", config, RelationHead(config))
+            return
+        self._check_alone()
+        config = self._config_with(
+            "LukeForEntityPairClassification",
+            labels=labels,
+            piece_convention="markers",
+            problem_type=None,
+            entity_attention="full",
+            ner_labels=(),
+            relation_labels=(),
+        )
+        self.checkpoint.model.ner = self.checkpoint.model.relation = None
+        self._set_head("classifier", config, PairHead(config))
+
+    def _check_alone(self) -> None:
+        if len(self.users) > 1:
+            raise ValueError(
+                f"{', '.join(sorted(self.users))} share the checkpoint {self.source!r}, which "
+                "holds one classification head. Use mode = 'fast', whose head stands besides, or "
+                "give one of them a copy of the checkpoint's folder"
+            )
 
     def _config_with(self, architecture: str, **settings: Any) -> MLukeConfig:
         """The config with another classification head."""

@@ -99,6 +99,7 @@ def test_round_trip_loses_nothing(tmp_path):
             "hide_entities": True,
             "entity_attention": "words",
             "ner_labels": ["人", "地"],
+            "relation_labels": ["born_in", "no_relation"],
         },
     }
     config = MLukeConfig.from_dict(data)
@@ -106,7 +107,7 @@ def test_round_trip_loses_nothing(tmp_path):
     assert not config.exclusive
     assert (config.max_mention_length, config.max_entity_length) == (16, 64)
     assert config.hide_entities
-    assert config.heads == ("typing", "ner")
+    assert config.heads == ("typing", "ner", "relation")
     written = config.to_dict()
     assert written.pop("label2id") == {label: i for i, label in enumerate(config.labels)}
     assert written.pop("classifier_bias") is False

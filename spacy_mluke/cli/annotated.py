@@ -10,6 +10,8 @@ from .records import Failure
 
 Bounds = tuple[int, int]
 UNKNOWN = "und"
+# Where documents have their mentions and relations: doc.spans[RELATIONS_KEY]
+RELATIONS_KEY = "relations"
 
 
 class GoldMention(NamedTuple):
@@ -27,6 +29,7 @@ class LinkedText(NamedTuple):
 
     place: where it was read, for messages: "notes.jsonl:12".
     left_out: mentions of the source that cannot be one span of the text.
+    relations: head and tail, as indices into the mentions, and label.
     """
 
     lang: str
@@ -34,6 +37,7 @@ class LinkedText(NamedTuple):
     mentions: Sequence[GoldMention]
     place: str = ""
     left_out: Sequence[Failure] = ()
+    relations: Sequence[tuple[int, int, str]] = ()
 
     @property
     def links(self) -> dict[Bounds, str]:

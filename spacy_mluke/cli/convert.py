@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from .annotated import UNKNOWN, GoldMention, LinkedText, trim
+from .annotated import RELATIONS_KEY, UNKNOWN, GoldMention, LinkedText, trim
 from .linking_data import find_reader, read_linked, tell_language
 from .messages import say, user_errors
 from .pipeline import TOKENIZER
@@ -69,9 +69,12 @@ def convert_cli(
     it), .jsonl, .jsonl.gz ({"text", "ents": [[start, end, label, link], …]}, Prodigy's {"text",
     "spans"}, or {"tokens", "tags"}) and .spacy.
 
-    Mentions are in doc.ents, with their links as kb_id_. What was left out is counted. Of mentions
-    that overlap, the longest stays. A line that cannot be read, or a label that is not in the
-    table, is an error.
+    Relations come as {"text", "head": [start, end], "tail": [start, end], "label"}, or with the
+    texts of the first form as "relations": [[head, tail, label], …], by indices into "ents".
+
+    Mentions are in doc.ents, with their links as kb_id_; relations in doc.spans["relations"]. What
+    was left out is counted. Of mentions that overlap, doc.ents has the longest. A line that cannot
+    be read, or a label that is not in the table, is an error.
     """
     # fmt: on
     with user_errors():
@@ -197,6 +200,7 @@ class Counts:
     repeated: int = 0
     blank: int = 0
     labels: Counter[str] = field(default_factory=Counter)
+    relations: Counter[str] = field(default_factory=Counter)
     links: int = 0
     nil: int = 0
     expanded: int = 0
@@ -214,6 +218,7 @@ class Counts:
             "texts_with_mentions": self.with_mentions,
             "texts_left_out": {"repeated": self.repeated, "blank": self.blank},
             "mentions": dict(sorted(self.labels.items())),
+            "relations": dict(sorted(self.relations.items())),
             "links": self.links,
             "nil": self.nil,
             "expanded": self.expanded,
@@ -227,6 +232,7 @@ class Counts:
         return (
             f"{self.texts:,} texts, {self.tokens:,} tokens, {self.labels.total():,} mentions "
             f"({labels}{links})"
+            + (f", {self.relations.total():,} relations" if self.relations else "")
         )
 
     def details(self) -> str:
@@ -330,6 +336,7 @@ class Converter:
             counts.leave_out("not one span of the text", f"{failure.place}: {failure.reason}")
         ents: list[Span] = []
         taken: set[int] = set()
+        placed: dict[GoldMention, Span] = {}
         # The longest first, and of those the first
         for mention in sorted(text.mentions, key=lambda m: (m.start - m.end, m.start)):
             label = mention.label if self.labels is None else self.labels[mention.label]
@@ -340,6 +347,9 @@ class Converter:
             span = self._place(doc, text, mention)
             if span is None:
                 continue
+            placed[mention] = Span(
+                doc, span.start, span.end, label=label or PLACEHOLDER, kb_id=mention.link
+            )
             if not taken.isdisjoint(range(span.start, span.end)):
                 counts.leave_out("inside or across another", example)
                 continue
@@ -347,17 +357,38 @@ class Converter:
             if (span.start_char, span.end_char) != trim(text.text, mention[:2]):
                 counts.expanded += 1
                 counts.examples.setdefault("expanded", f"{example}, of {span.text!r}")
-            ents.append(
-                Span(doc, span.start, span.end, label=label or PLACEHOLDER, kb_id=mention.link)
-            )
+            ents.append(placed[mention])
             counts.labels[label or PLACEHOLDER] += 1
             counts.links += mention.link not in ("", "NIL")
             counts.nil += mention.link == "NIL"
         doc.set_ents(ents)
+        if text.relations:
+            self._set_relations(doc, text, placed)
         counts.texts += 1
         counts.tokens += len(doc)
         counts.with_mentions += bool(ents)
         return doc
+
+    def _set_relations(
+        self, doc: Doc, text: LinkedText, placed: dict[GoldMention, Span]
+    ) -> None:
+        from spacy.tokens.span_group import SpanGroup
+
+        kept = [mention for mention in dict.fromkeys(text.mentions) if mention in placed]
+        relations = []
+        for head, tail, label in text.relations:
+            pair = [text.mentions[i] for i in (head, tail)]
+            if all(mention in placed for mention in pair):
+                relations.append([*map(kept.index, pair), label])
+                self.counts.relations[label] += 1
+            else:
+                self.counts.leave_out("relation of a mention left out", f"{text.place}: {label}")
+        doc.spans[RELATIONS_KEY] = SpanGroup(
+            doc,
+            name=RELATIONS_KEY,
+            spans=[placed[mention] for mention in kept],
+            attrs={"relations": relations},
+        )
 
     def _place(self, doc: Doc, text: LinkedText, mention: GoldMention) -> Span | None:
         """The span of a mention; None if it is left out."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .annotated import UNKNOWN, GoldMention, LinkedText
+from .annotated import RELATIONS_KEY, UNKNOWN, GoldMention, LinkedText
 from .messages import explain
 from .records import Failure
 from .token_tags import is_tag, join_tokens, read_tags
@@ -232,6 +232,7 @@ def read_spacy(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure
     from spacy.vocab import Vocab
 
     from ..components.extensions import install_extensions
+    from ..components.relation_scorers import relations_of
 
     install_extensions()
     number = 0
@@ -242,7 +243,16 @@ def read_spacy(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure
                 for ent in doc.ents
             ]
             own = doc._.mluke_lang or lang
-            yield LinkedText(own, doc.text, mentions, f"{path}, document {number}")
+            place = f"{path}, document {number}"
+            relations: tuple[tuple[int, int, str], ...] = ()
+            if RELATIONS_KEY in doc.spans:
+                # Mentions in a relation may overlap others, as doc.ents do not
+                mentions = [
+                    GoldMention(span.start_char, span.end_char, span.label_, span.kb_id_)
+                    for span in doc.spans[RELATIONS_KEY]
+                ]
+                relations = tuple(relations_of(doc, RELATIONS_KEY))
+            yield LinkedText(own, doc.text, mentions, place, relations=relations)
     # zlib, msgpack, numpy and spaCy each have errors of their own for what is not theirs.
     except Exception as error:
         rest = f"no more than {number} documents can be read" if number else "not a .spacy file"

@@ -86,7 +86,9 @@ def read_jsonl(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure
       null or missing if it is not annotated;
     * {"text", "spans": [{"start", "end", "label"}, …], "answer"}, as Prodigy writes them: those
       whose answer is "reject" or "ignore" are left out;
-    * {"tokens", "tags"}.
+    * {"tokens", "tags"};
+    * {"text", "head": [start, end], "tail": [start, end], "label"}, one relation; or the first form
+      with "relations": [[head, tail, label], …], by indices into "ents".
     """
     number = 0
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -225,9 +227,15 @@ def parse_linked(place: str, line: bytes, lang: str = UNKNOWN) -> LinkedText | F
         if isinstance(text, str):
             # Prodigy has its tokens besides, and no spans where there are none
             ents = data.get("ents", data.get("spans", [] if "answer" in data else None))
+            relations = data.get("relations", [])
+            if ents is None and {"head", "tail", "label"} <= data.keys():
+                ents = [_bare(data["head"]), _bare(data["tail"])]
+                relations = [[0, 1, data["label"]]]
             if not isinstance(ents, list):
                 return Failure(place, 'no "ents" or "spans", or it is not a list')
-            return LinkedText(lang, text, [_parse_mention(item, text) for item in ents], place)
+            mentions = [_parse_mention(item, text) for item in ents]
+            found = _parse_relations(relations, len(ents))
+            return LinkedText(lang, text, mentions, place, relations=found)
         tokens, tags = data.get("tokens"), data.get("tags")
         if not (_are_strings(tokens) and _are_strings(tags)):
             return Failure(place, 'no "text" that is a string, nor "tokens" and "tags"')
@@ -237,6 +245,28 @@ def parse_linked(place: str, line: bytes, lang: str = UNKNOWN) -> LinkedText | F
         return LinkedText(lang, joined, read_tags(tags, places), place)
     except ValueError as error:
         return Failure(place, explain(error))
+
+
+def _bare(bounds: Any) -> Any:
+    """A mention without a label."""
+    return [*bounds, None] if isinstance(bounds, list) else bounds
+
+
+def _parse_relations(items: Any, mentions: int) -> tuple[tuple[int, int, str], ...]:
+    found = []
+    for item in items if isinstance(items, list) else [items]:
+        match item:
+            case [int(head), int(tail), str(label)] if (
+                0 <= head < mentions and 0 <= tail < mentions and head != tail
+            ):
+                found.append((head, tail, label))
+            case _:
+                shown = json.dumps(item, ensure_ascii=False)
+                raise ValueError(
+                    f"relation {shown[:60]} is not [head, tail, label] with two different mentions "
+                    f"of the {mentions} there"
+                )
+    return tuple(found)
 
 
 def _are_strings(value: Any) -> TypeGuard[list[str]]:

@@ -1,7 +1,8 @@
-"""`span._.mluke_vector`, `span._.mluke_scores` and `span._.mluke_candidates`, and the optional
-hooks of `Span.vector`: views of what a component wrote to `doc.spans[...]`, which is what gets
-saved. And what a program may set: `doc._.mluke_lang`, its language, and `doc._.mluke_given`, that
-its mentions are given and no others are to be looked for."""
+"""`span._.mluke_vector`, `span._.mluke_scores`, `span._.mluke_candidates` and
+`doc._.mluke_relations`, and the optional hooks of `Span.vector`: views of what a component wrote to
+`doc.spans[...]`, which is what gets saved. And what a program may set: `doc._.mluke_lang`, its
+language, and `doc._.mluke_given`, that its mentions are given and no others are to be looked
+for."""
 
 from __future__ import annotations
 
@@ -23,6 +24,8 @@ def install_extensions() -> None:
     ):
         if not Span.has_extension(name):
             Span.set_extension(name, getter=getter)
+    if not Doc.has_extension("mluke_relations"):
+        Doc.set_extension("mluke_relations", getter=get_relations)
     for name, default in (("mluke_lang", None), ("mluke_given", False)):
         if not Doc.has_extension(name):
             Doc.set_extension(name, default=default)
@@ -76,6 +79,26 @@ def get_candidates(span: Span) -> list[dict[str, Any]] | None:
             "prior": float(columns["priors"][i]),
         }
         for i in rows
+    ]
+
+
+def get_relations(doc: Doc) -> list[dict[str, Any]]:
+    """The relations that were found: "head" and "tail" (Span), "label", and "score" (its
+    probability; None for relations that were annotated). With several components, of the one that
+    ran last."""
+    groups = [group for group in doc.spans.values() if "relations" in group.attrs]
+    if not groups:
+        return []
+    spans, attrs = list(groups[-1]), groups[-1].attrs
+    scores = attrs.get("relation_scores")
+    return [
+        {
+            "head": spans[head],
+            "tail": spans[tail],
+            "label": label,
+            "score": None if scores is None else float(scores[row]),
+        }
+        for row, (head, tail, label) in enumerate(attrs["relations"])
     ]
 
 

@@ -17,6 +17,7 @@ from thinc.types import Floats2d, Ragged
 if TYPE_CHECKING:
     from .entities import MLukeEntities
     from .ner import MLukeNer
+    from .relations import MLukeRelations
     from .tokenizer import MultilingualTokenizer
 
 DEFAULT_SPANS_KEY = "mluke"
@@ -294,6 +295,120 @@ def make_mluke_ner(
         learn_from=learn_from,
         scorer=scorer,
     )
+
+
+@Language.factory(
+    "mluke_relations",
+    assigns=["doc.spans", "doc._.mluke_relations"],
+    default_config={
+        "checkpoint": "embedded",
+        "revision": None,
+        "mode": "auto",
+        "mentions_key": None,
+        "spans_key": "mluke_relations",
+        "gold_key": "relations",
+        "null_label": "no_relation",
+        "order": "auto",
+        "max_sentences": None,
+        "type_pairs": None,
+        "threshold": None,
+        "freeze": "nothing",
+        "device": "auto",
+        "precision": "auto",
+        "max_batch_positions": None,
+        "scorer": {"@scorers": "spacy_mluke.relations_scorer.v1"},
+    },
+    default_score_weights={
+        "relations_micro_f": 1.0,
+        "relations_micro_p": 0.0,
+        "relations_micro_r": 0.0,
+        "relations_macro_f": 0.0,
+        "relations_undirected_micro_f": 0.0,
+        "relations_per_type": None,
+    },
+)
+def make_mluke_relations(
+    nlp: Language,
+    name: str,
+    checkpoint: str,
+    revision: str | None,
+    mode: Literal["auto", "fast", "paper"],
+    mentions_key: str | None,
+    spans_key: str,
+    gold_key: str,
+    null_label: str,
+    order: Literal["auto", "once", "both"],
+    max_sentences: int | None,
+    type_pairs: list[list[str]] | None,
+    threshold: float | None,
+    freeze: Literal["nothing", "embeddings", "encoder"],
+    device: str,
+    precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
+    max_batch_positions: int | None,
+    scorer: Callable | None,
+) -> "MLukeRelations":
+    """Make a component that says how the mentions of a document are related.
+
+    checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
+        it is first needed. Components of a pipeline with the same checkpoint and the same freeze,
+        device, precision and max_batch_positions share it.
+    revision (Optional[str]): Branch, tag or commit of a hub name.
+    mode (str): Read all mentions of a window at once ("fast"), or each pair in a text of its own,
+        between markers, as the paper does ("paper"). "auto": what the checkpoint was trained for;
+        for one that is new to the task, "fast".
+    mentions_key (Optional[str]): Read the mentions in doc.spans[mentions_key]; None reads doc.ents.
+    spans_key (str): Write results to doc.spans[spans_key].
+    gold_key (str): Learn from doc.spans[gold_key].
+    null_label (str): The label that means "no relation".
+    order (str): Ask once about two mentions, the first in the text as the head ("once"), or about
+        each as the head ("both"). "auto": once, if labels tell directions: "per:title(e2,e1)".
+    max_sentences (Optional[int]): Ask only about mentions that are at most so many sentences apart;
+        0 is the same sentence. None: about all.
+    type_pairs (Optional[List[List[str]]]): Ask only about heads and tails with these labels, such
+        as [["PER", "ORG"]]; if asked once, in either order. None: about all.
+    threshold (Optional[float]): Least probability, 0 to 1, of a relation. None: it is likelier than
+        the others.
+    freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
+    device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
+    precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (to
+        predict on CPUs) or "auto".
+    max_batch_positions (Optional[int]): Positions (pieces and mentions) run at once.
+    scorer (Optional[Callable]): The scoring method.
+    """
+    from ..sharing import shared_shim
+    from .relations import MLukeRelations
+
+    return MLukeRelations(
+        nlp.vocab,
+        shared_shim(
+            nlp,
+            MLukeRelations.kind,
+            checkpoint,
+            revision,
+            device=device,
+            precision=precision,
+            freeze=freeze,
+            positions=max_batch_positions,
+        ),
+        name,
+        mode=mode,
+        mentions_key=mentions_key,
+        spans_key=spans_key,
+        gold_key=gold_key,
+        null_label=null_label,
+        order=order,
+        max_sentences=max_sentences,
+        type_pairs=type_pairs,
+        threshold=threshold,
+        scorer=scorer,
+    )
+
+
+def create_relations_scorer() -> Callable[..., dict[str, Any]]:
+    """`spacy_mluke.relations_scorer.v1`"""
+    from .relation_scorers import score_relations
+
+    return score_relations
 
 
 def create_ner_scorer() -> Callable[..., dict[str, Any]]:

@@ -146,10 +146,8 @@ def _to_numpy(tensor: torch.Tensor | None) -> Floats | None:
     return None if tensor is None else tensor.detach().float().cpu().numpy()
 
 
-def _read_mentions(
-    model: MLuke, shim: MLukeShim, batch: MentionBatch, budget: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """RETURNS: the fields of `MentionStates`, mentions in the batch's order."""
+def read_states(model: MLuke, shim: MLukeShim, batch: MentionBatch, budget: int) -> torch.Tensor:
+    """Entity states float32[M, H], mentions in the batch's order."""
     checkpoint = shim.checkpoint
     config = checkpoint.config
     # With markers around it, a mention is read in a text of its own.
@@ -203,6 +201,14 @@ def _read_mentions(
     if parts:
         order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(shim.device)
         states = torch.cat(parts)[order]
+    return states
+
+
+def _read_mentions(
+    model: MLuke, shim: MLukeShim, batch: MentionBatch, budget: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """RETURNS: the fields of `MentionStates`, mentions in the batch's order."""
+    states = read_states(model, shim, batch, budget)
     logits = states.new_zeros(len(states), 0)
     if isinstance(model.classifier, TypingHead):
         logits = model.classifier(states).float()

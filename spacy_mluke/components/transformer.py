@@ -177,6 +177,7 @@ def words_only(checkpoint: Checkpoint) -> Checkpoint:
         architectures=("LukeModel",),
         labels=(),
         ner_labels=(),
+        relation_labels=(),
         problem_type=None,
         entity_vocab_size=len(ids),
     )

@@ -260,6 +260,7 @@ def _start_from_luke(
         # What is true of classification heads, which are not taken over.
         labels=(),
         ner_labels=(),
+        relation_labels=(),
         problem_type=None,
         classifier_bias=False,
         piece_convention="context",

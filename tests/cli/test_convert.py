@@ -205,6 +205,7 @@ def test_misaligned_mentions_are_expanded(run: Run, tmp_path) -> None:
         "texts_with_mentions": 1,
         "texts_left_out": {"repeated": 0, "blank": 0},
         "mentions": {"LOC": 2},
+        "relations": {},
         "links": 0,
         "nil": 0,
         "expanded": 1,
@@ -475,8 +476,8 @@ def test_no_mention_is_left(run: Run, tmp_path) -> None:
         (["--tokenizer", "x"], "--tokenizer is 'x': use one of multilingual, spacy"),
         (["--limit", "-1"], "--limit is -1: use a number of texts, or 0 for all"),
         # spaCy has no Swahili.
-        (["--lang", "sw"], "--lang sw --tokenizer multilingual: [E048] Can't import language sw"),
-        (["-l", "sw", "-t", "spacy"], "--lang sw --tokenizer spacy: [E048] Can't import language "),
+        (["--lang", "qq"], "--lang qq --tokenizer multilingual: [E048] Can't import language qq"),
+        (["-l", "qq", "-t", "spacy"], "--lang qq --tokenizer spacy: [E048] Can't import language "),
         (["--lang", "no such"], "--lang no such --tokenizer multilingual: [E048] Can't import lan"),
         (["--counts", "."], ". is a folder: give the name of a file"),
         (["--counts", "a.jsonl"], "a.jsonl is an input as well: give another name"),
