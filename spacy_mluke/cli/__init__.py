@@ -3,6 +3,7 @@ so that `--help` answers at once."""
 
 import typer
 
+from .analyze import analyze_app
 from .annotate import annotate_cli
 from .convert import convert_cli
 from .download import download_cli
@@ -26,6 +27,7 @@ app.command("annotate")(annotate_cli)
 app.command("info")(info_cli)
 app.command("convert")(convert_cli)
 app.command("download")(download_cli)
+app.add_typer(analyze_app, name="analyze")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(kb_app, name="kb")
 app.add_typer(pretrain_app, name="pretrain")

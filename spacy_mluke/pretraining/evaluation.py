@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..analysis import average_precision, mean_of_mentions
 from ..checkpoint import Checkpoint
-from ..packs import Pack
 from .batches import TrainingPack, make_pack, plan_packs
 from .data import Example
 from .masking import Masking, mask_example
@@ -157,17 +157,6 @@ def retrieve(
     }
 
 
-def average_precision(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
-    """The mean, over the right ones, of the share of right ones among those ranked no lower.
-
-    scores (float32[n]); right (bool[n]), at least one. Of equal scores, wrong ones come first.
-    """
-    order = np.lexsort((right, -scores))
-    hits = right[order]
-    places = np.flatnonzero(hits) + 1
-    return float((np.arange(1, len(places) + 1) / places).mean())
-
-
 class _Mentions(NamedTuple):
     """States of mentions as entities, and as means of their words, float32[m, H] each, on the host;
     rows of their entities."""
@@ -196,23 +185,13 @@ def _read_mentions(checkpoint: Checkpoint, examples: Sequence[Example]) -> _Ment
         pack = training.pack
         by_entity.append(checkpoint.encoder(pack)[1].float().cpu())
         words = checkpoint.encoder(pack.words_only())[0].float()
-        by_words.append(_mean_of_mentions(words, pack).cpu())
+        by_words.append(mean_of_mentions(words, pack).cpu())
         rows.append(training.entity_targets.cpu().numpy())
     return _Mentions(
         torch.cat(by_entity)[:MAX_MENTIONS],
         torch.cat(by_words)[:MAX_MENTIONS],
         np.concatenate(rows)[:MAX_MENTIONS],
     )
-
-
-def _mean_of_mentions(words: Tensor, pack: Pack) -> Tensor:
-    """States of word pieces [W, H] -> their means over each mention [E, H]."""
-    places = pack.entity_positions  # in the window
-    windows = np.repeat(pack.word_starts[:-1], np.diff(pack.entity_starts))
-    inside = places >= 0
-    at = places.clamp(min=0) + torch.from_numpy(windows).to(places.device)[:, None]
-    sums = (words[at] * inside[..., None]).sum(1)
-    return sums / inside.sum(1, keepdim=True)
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:

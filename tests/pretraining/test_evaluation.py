@@ -110,7 +110,7 @@ def test_a_mention_by_its_words():
         [[np.array([1, 2])], [np.array([2])]],
     )  # fmt: skip
     words = torch.tensor([[0.0], [1.0], [2.0], [3.0], [40.0], [50.0], [60.0]])
-    assert module._mean_of_mentions(words, pack).tolist() == [[1.5], [60.0]]
+    assert module.mean_of_mentions(words, pack).tolist() == [[1.5], [60.0]]
 
 
 def test_what_has_no_score(checkpoint, held_out):
