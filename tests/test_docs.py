@@ -33,7 +33,11 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.is_file()
 ]
-COMPONENTS = [("mluke_entities", "mluke_entities.md"), ("mluke_ner", "ner.md")]
+COMPONENTS = [
+    ("mluke_entities", "mluke_entities.md"),
+    ("mluke_ner", "ner.md"),
+    ("mluke_relations", "relations.md"),
+]
 NO_TEST = re.compile(r"<!-- no-test: .+ -->")
 
 
