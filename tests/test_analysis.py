@@ -64,8 +64,8 @@ def test_projection_keeps_distances_of_a_plane() -> None:
     features = (np.pad(plane, ((0, 0), (0, 5))) @ turned + 3).astype(np.float32)
     flat = project(features)
     assert flat.shape == (20, 2)
-    distances = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (flat, plane)]
-    np.testing.assert_allclose(*distances, atol=1e-4)
+    found, true = (np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (flat, plane))
+    np.testing.assert_allclose(found, true, atol=1e-4)
     np.testing.assert_allclose(project(features + 1), flat, atol=1e-4)
 
 

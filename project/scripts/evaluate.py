@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,15 +14,13 @@ from spacy.tokens import Doc, DocBin
 from wasabi import msg
 
 from spacy_mluke.cli.evaluate import evaluate_link
+from spacy_mluke.cli.evaluate_ner import confuse_entities, score_entities
 from spacy_mluke.cli.link_results import describe
 from spacy_mluke.cli.pipeline import TOKENIZER
-from spacy_mluke.components.link_scorers import bootstrap_interval
 
 Opt = typer.Option
 BINS = 10
 EXAMPLES = 6
-NONE = "–"  # no entity, in the table of confusions
-Found = dict[tuple[int, int], str]
 
 
 def main(
@@ -92,7 +90,9 @@ def evaluate_set(nlp: Language, start: Language | None, path: Path) -> dict[str,
             for lang, rows in by_language(gold).items()
         },
         "before": None if start is None else score(gold, run(start, gold)[0], labels),
-        "confusion": confuse(gold, predicted, labels),
+        "confusion": confuse_entities(
+            *([find(doc, labels) for doc in docs] for docs in (gold, predicted))
+        ),
         "calibration": calibrate(gold, predicted, labels),
         "links": evaluate_links(nlp, path, gold),
         "words_per_second": words_per_second,
@@ -113,53 +113,12 @@ def by_language(gold: list[Doc]) -> dict[str, list[int]]:
     return dict(sorted(rows.items())) if len(rows) > 1 else {}
 
 
-def find(doc: Doc, labels: set[str]) -> Found:
+def find(doc: Doc, labels: set[str]) -> dict[tuple[int, int], str]:
     return {(e.start_char, e.end_char): e.label_ for e in doc.ents if e.label_ in labels}
 
 
 def score(gold: list[Doc], predicted: list[Doc], labels: set[str]) -> dict[str, Any]:
-    """P, R and F of entities that begin and end right and have the right label, F with its 95 %
-    interval over the texts."""
-    tp: Counter[str] = Counter()
-    fp: Counter[str] = Counter()
-    fn: Counter[str] = Counter()
-    pairs = []
-    for reference, doc in zip(gold, predicted, strict=True):
-        true, found = find(reference, labels), find(doc, labels)
-        right = [label for bounds, label in true.items() if found.get(bounds) == label]
-        tp.update(right)
-        fn.update(true.values())
-        fp.update(found.values())
-        pairs.append((2 * len(right), len(true) + len(found)))
-    fn, fp = fn - tp, fp - tp
-    return {
-        **prf(tp.total(), fp.total(), fn.total()),
-        "interval": bootstrap_interval(pairs),
-        "per_type": {
-            label: {**prf(tp[label], fp[label], fn[label]), "mentions": tp[label] + fn[label]}
-            for label in sorted(labels)
-        },
-    }
-
-
-def prf(tp: int, fp: int, fn: int) -> dict[str, float]:
-    return {
-        "p": tp / max(tp + fp, 1),
-        "r": tp / max(tp + fn, 1),
-        "f": 2 * tp / max(2 * tp + fp + fn, 1),
-    }
-
-
-def confuse(gold: list[Doc], predicted: list[Doc], labels: set[str]) -> dict[str, Any]:
-    """How often a gold label (row) got which label (column) at the same place, and no entity."""
-    names = [*sorted(labels), NONE]
-    table = [[0] * len(names) for _ in names]
-    for reference, doc in zip(gold, predicted, strict=True):
-        true, found = find(reference, labels), find(doc, labels)
-        for bounds in true.keys() | found.keys():
-            row = names.index(true.get(bounds, NONE))
-            table[row][names.index(found.get(bounds, NONE))] += 1
-    return {"labels": names, "rows": table}
+    return score_entities(*([find(doc, labels) for doc in docs] for docs in (gold, predicted)))
 
 
 def calibrate(gold: list[Doc], predicted: list[Doc], labels: set[str]) -> list[dict[str, Any]]:
@@ -212,7 +171,8 @@ def show_examples(nlp: Language, path: Path | None) -> list[dict[str, Any]]:
         texts = [line["text"] for line in lines if line["lang"] == nlp.lang]
     else:
         docs = DocBin().from_disk(path).get_docs(nlp.vocab)
-        texts = [doc.text[:400] for doc in docs if len(doc.ents) > 1 and len(doc) > 8][:EXAMPLES]
+        found = sorted((doc for doc in docs if doc.ents), key=lambda doc: -min(len(doc.ents), 2))
+        texts = [doc.text[:400] for doc in found][:EXAMPLES]
     return [
         {
             "text": doc.text,

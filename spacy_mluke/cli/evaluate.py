@@ -120,6 +120,58 @@ def evaluate_link_cli(
             say("good", f"Wrote {output}")
 
 
+# fmt: off
+@evaluate_app.command("ner")
+def evaluate_ner_cli(
+    sources: Annotated[list[str], Arg(metavar="DATA...", help="Annotated texts, in any format of convert; as de=FILE if the file does not say its language, and FILE[80%:90%] for a part")],  # noqa: E501
+    pipeline: Annotated[str | None, Opt("--pipeline", "-p", metavar="PATH", help="Path or package of a spaCy pipeline that finds entities; else a blank one")] = None,  # noqa: E501
+    checkpoint: Annotated[str | None, Opt("--checkpoint", "-c", metavar="PATH", help="Folder or hub name, with a head that finds entities; else the embedded one. Not with a pipeline")] = None,  # noqa: E501
+    labels: Annotated[Path | None, Opt("--labels", metavar="FILE", help='JSON file of {"label": "label of the pipeline", …}, with null for mentions that do not count; else labels are compared as they are')] = None,  # noqa: E501
+    output: Annotated[Path | None, Opt("--output", "-o", metavar="FILE", help="JSON file for all numbers, overwritten if it is there")] = None,  # noqa: E501
+    plot: Annotated[Path | None, Opt("--plot", metavar="FILE", help="Picture of the F-scores, .svg or .png")] = None,  # noqa: E501
+    limit: Annotated[int, Opt("--limit", "-l", metavar="N", help="Most texts of each file; 0 for all")] = 0,  # noqa: E501
+    gpu_id: Annotated[int, Opt("--gpu-id", "-g", metavar="N", help="GPU ID or -1 for CPU")] = -1,
+) -> None:
+    """Score entities, for each language and file.
+
+    P, R and F count entities that begin and end right and have the right label; F has its 95 %
+    interval over the texts, and each label a column for its F. Labels that a file does not annotate
+    do not count for it. Mentions that the tokens of the pipeline cannot have are misses. The last
+    row is the mean over languages.
+    """
+    # fmt: on
+    with user_errors():
+        from .convert import parse_source, read_label_table
+        from .evaluate_ner import describe_ner, draw_ner, evaluate_ner, plot_ner, write_ner
+
+        if limit < 0:
+            raise ValueError(f"--limit is {limit}: use a number of texts, or 0 for all")
+        if plot is not None and plot.suffix not in (".svg", ".png"):
+            raise ValueError(f"--plot is {plot}: the name must end in .svg or .png")
+        for path in (output, plot):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise FileNotFoundError(f"There is no folder {path.absolute().parent} for {path}")
+        parsed = [parse_source(source, "xx") for source in sources]
+        nlp = load_pipeline(pipeline, checkpoint, gpu_id, find=True)
+        described = describe_ner(evaluate_ner(nlp, parsed, read_label_table(labels), limit))
+        typer.echo(draw_ner(described))
+        lost = described[-1]["within_tokens"]
+        if lost:
+            say("warn", f"Mentions that begin or end within a token of the pipeline: {lost}")
+        if plot is not None:
+            plot_ner(described, plot)
+        if output is not None:
+            settings = {
+                "data": sources,
+                "pipeline": pipeline,
+                "checkpoint": checkpoint,
+                "labels": labels and str(labels),
+                "limit": limit,
+            }
+            write_ner(described, settings, output)
+            say("good", f"Wrote {output}")
+
+
 def check_options(
     data: Sequence[Path],
     train: Sequence[Path],
