@@ -203,7 +203,8 @@ def make_commands(
             [f"{training}/entities/model-best"],
         ))  # fmt: skip
         made.append(command(
-            f"calibrate-{lang}", f"{name}: set how sure mluke_ner must be of an entity.",
+            f"calibrate-{lang}",
+            f"{name}: set how sure mluke_ner must be, and who says what the label is.",
             [f"python scripts/calibrate.py {training}/entities/model-best {corpus}/dev.spacy "
              f"{pipeline}"],
             ["scripts/calibrate.py", f"{training}/entities/model-best", f"{corpus}/dev.spacy"],

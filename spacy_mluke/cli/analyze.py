@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import numpy as np
 import typer
 
 from .annotated import LinkedText
@@ -303,6 +302,8 @@ def finish(
 def score(analysis: Analysis, neighbours: int) -> dict[str, Any]:
     """Of each kind of features: "modularity", and by language and for "all" how many "queries" have
     something to be found, their "map", and its 95 % interval over them."""
+    import numpy as np
+
     from ..analysis import modularity, retrieve_across
 
     languages = [item.lang for item in analysis.items]
@@ -321,7 +322,7 @@ def score(analysis: Analysis, neighbours: int) -> dict[str, Any]:
     return scores
 
 
-def _mean(precision: np.ndarray) -> dict[str, Any]:
+def _mean(precision: Floats) -> dict[str, Any]:
     from ..components.link_scorers import bootstrap_interval
 
     return {
@@ -359,6 +360,7 @@ def draw_table(scores: dict[str, Any]) -> str:
 
 def draw_scores(scores: dict[str, Any], path: Path) -> None:
     """Bars: MAP of each language, by kind of features."""
+    import numpy as np
     from matplotlib.figure import Figure
 
     kinds = list(scores)
@@ -381,6 +383,7 @@ def draw_scores(scores: dict[str, Any], path: Path) -> None:
 def draw_maps(analysis: Analysis, path: Path) -> None:
     """The items in two dimensions: a column for each kind of features; coloured by language above,
     and below by what they mean, for the commonest meanings."""
+    import numpy as np
     from matplotlib.figure import Figure
 
     from ..analysis import project

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -169,6 +170,50 @@ def evaluate_ner_cli(
                 "limit": limit,
             }
             write_ner(described, settings, output)
+            say("good", f"Wrote {output}")
+
+
+# fmt: off
+@evaluate_app.command("relations")
+def evaluate_relations_cli(
+    sources: Annotated[list[str], Arg(metavar="DATA...", help="Texts with relations, .jsonl, .jsonl.gz or .spacy, as convert reads them; as de=FILE if the file does not say its language, and FILE[80%:90%] for a part")],  # noqa: E501
+    pipeline: Annotated[str, Opt("--pipeline", "-p", metavar="PATH", help="Path or package of a spaCy pipeline with mluke_relations")],  # noqa: E501
+    output: Annotated[Path | None, Opt("--output", "-o", metavar="FILE", help="JSON file for all numbers, overwritten if it is there")] = None,  # noqa: E501
+    limit: Annotated[int, Opt("--limit", "-l", metavar="N", help="Most texts of each file; 0 for all")] = 0,  # noqa: E501
+) -> None:
+    """Score the relations of given mentions, for each language and file.
+
+    P, R and F count relations between the right mentions with the right label, in the right
+    direction; F has its 95 % interval over the texts. MACRO F is the mean of F over the labels in
+    the data, UNDIRECTED F does not look at the direction. The label for no relation is none.
+    """
+    # fmt: on
+    with user_errors():
+        import spacy
+
+        from .convert import parse_source
+        from .evaluate_relations import (
+            describe_relations,
+            draw_relations,
+            evaluate_relations,
+            find_relations,
+        )
+
+        if limit < 0:
+            raise ValueError(f"--limit is {limit}: use a number of texts, or 0 for all")
+        if output is not None and not output.absolute().parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {output.absolute().parent} for {output}")
+        parsed = [parse_source(source, "xx") for source in sources]
+        nlp = spacy.load(pipeline)
+        settings = find_relations(nlp).cfg
+        described = describe_relations(
+            evaluate_relations(nlp, parsed, limit), settings["spans_key"], settings["null_label"]
+        )
+        typer.echo(draw_relations(described))
+        if output is not None:
+            written = {"data": sources, "pipeline": pipeline, "limit": limit}
+            shown = json.dumps({"settings": written, "results": described}, indent=2)
+            output.write_text(shown + "\n", "utf8")
             say("good", f"Wrote {output}")
 
 

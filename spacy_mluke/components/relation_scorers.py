@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spacy.scorer import PRFScore
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 
 from .scorers import Bounds
@@ -21,11 +21,13 @@ class GoldRelations:
     """What is known of the relations of a document.
 
     bounds: token bounds of the mentions in the predicted document.
+    spans: what they are in the reference, the first with these bounds.
     labels: (head, tail), as indices into them -> label.
     lost: gold relations whose mentions do not begin and end with tokens there, or overlap.
     """
 
     bounds: list[Bounds]
+    spans: list[Span]
     labels: dict[tuple[int, int], str]
     lost: int
 
@@ -41,13 +43,14 @@ def relations_of(doc: Doc, key: str) -> list[tuple[int, int, str]]:
     found = []
     for item in group.attrs.get("relations", []):
         if not (
-            len(item) == 3
+            isinstance(item, list | tuple)
+            and len(item) == 3
             and all(isinstance(i, int) and 0 <= i < len(group) for i in item[:2])
             and isinstance(item[2], str)
             and item[0] != item[1]
         ):
             raise ValueError(
-                f"relation {list(item)} in doc.spans[{key!r}].attrs of {doc.text[:50]!r} is not "
+                f"relation {item} in doc.spans[{key!r}].attrs of {doc.text[:50]!r} is not "
                 f"[head, tail, label] with two different spans of the {len(group)} there"
             )
         found.append((item[0], item[1], item[2]))
@@ -57,15 +60,16 @@ def relations_of(doc: Doc, key: str) -> list[tuple[int, int, str]]:
 def gold_relations(example: Example, key: str) -> GoldRelations:
     """Read doc.spans[key] of the reference."""
     reference = example.reference
-    spans = list(reference.spans[key]) if key in reference.spans else []
     bounds: list[Bounds] = []
+    spans: list[Span] = []
     at: dict[int, int] = {}
-    for i, span in enumerate(spans):
+    for i, span in enumerate(reference.spans.get(key) or []):
         aligned = example.get_aligned_spans_y2x([span], allow_overlap=True)
         if aligned:
             place = aligned[0].start, aligned[0].end
             if place not in bounds:
                 bounds.append(place)
+                spans.append(span)
             at[i] = bounds.index(place)
     labels: dict[tuple[int, int], str] = {}
     lost = 0
@@ -75,7 +79,7 @@ def gold_relations(example: Example, key: str) -> GoldRelations:
             lost += 1
         else:
             labels[pair[0], pair[1]] = label
-    return GoldRelations(bounds, labels, lost)
+    return GoldRelations(bounds, spans, labels, lost)
 
 
 def _overlap(a: Bounds, b: Bounds) -> bool:
@@ -101,6 +105,27 @@ def directed(head: Bounds, tail: Bounds, label: str) -> Relation:
     return head, tail, label.removesuffix(_FORWARD)
 
 
+def relation_sets(
+    example: Example, spans_key: str, gold_key: str, null_label: str
+) -> tuple[set[Relation], set[Relation], int]:
+    """RETURNS: the relations that were found, those that are annotated, and how many more of these
+    there are whose mentions the document cannot have."""
+    gold = gold_relations(example, gold_key)
+    true = {
+        directed(gold.bounds[head], gold.bounds[tail], label)
+        for (head, tail), label in gold.labels.items()
+        if label != null_label
+    }
+    predicted = example.predicted
+    spans = predicted.spans.get(spans_key) or []
+    found = {
+        directed((spans[head].start, spans[head].end), (spans[tail].start, spans[tail].end), label)
+        for head, tail, label in relations_of(predicted, spans_key)
+        if label != null_label
+    }
+    return found, true, gold.lost
+
+
 def score_relations(
     examples: Iterable[Example],
     *,
@@ -121,23 +146,9 @@ def score_relations(
     annotated = False
     for example in examples:
         annotated |= gold_key in example.reference.spans
-        gold = gold_relations(example, gold_key)
-        true = {
-            directed(gold.bounds[head], gold.bounds[tail], label)
-            for (head, tail), label in gold.labels.items()
-            if label != null_label
-        }
-        predicted = example.predicted
-        spans = predicted.spans.get(spans_key) or []
-        found = {
-            directed(
-                (spans[head].start, spans[head].end), (spans[tail].start, spans[tail].end), label
-            )
-            for head, tail, label in relations_of(predicted, spans_key)
-            if label != null_label
-        }
+        found, true, lost = relation_sets(example, spans_key, gold_key, null_label)
         total.score_set(found, true)
-        total.fn += gold.lost
+        total.fn += lost
         for label in {relation[2] for relation in found | true}:
             per_type.setdefault(label, PRFScore()).score_set(
                 {relation for relation in found if relation[2] == label},
@@ -145,7 +156,7 @@ def score_relations(
             )
         sets = [{(frozenset(r[:2]), r[2]) for r in relations} for relations in (found, true)]
         undirected.score_set(*sets)
-        undirected.fn += gold.lost
+        undirected.fn += lost
     keys = ("micro_p", "micro_r", "micro_f", "macro_f", "per_type", "undirected_micro_f")
     if not annotated:
         return dict.fromkeys(f"relations_{key}" for key in keys)
