@@ -213,6 +213,25 @@ def test_unknown_labels_stop_with_file_and_line(small) -> None:
 # -- the whole of it -------------------------------------------------------------------------------
 
 
+def test_a_language_without_data_gets_the_checkpoint(project) -> None:
+    write_table(project, {"name": "Greek"}, lang="el")
+    run(project, "scripts/configure.py")
+    steps = project / "project.yml"
+    assert "train-ner-el" not in steps.read_text("utf8")
+    run_project(project, "assemble-el")
+    run_project(project, "evaluate-el")
+    run_project(project, "report-el")
+    doc = spacy.load(project / "training" / "el" / "pipeline")("Η Αθήνα είναι στην Ελλάδα.")
+    assert [(ent.text, ent.label_, ent.kb_id_) for ent in doc.ents] == [
+        ("Αθήνα", "LOC", "Q1524"),
+        ("Ελλάδα", "LOC", "Q41"),
+    ]
+    assert json.loads((project / "metrics" / "el.json").read_text("utf8"))["sets"] == {}
+    report = (project / "reports" / "el.html").read_text("utf8")
+    assert "There was no data to score it on." in report
+    assert "https://www.wikidata.org/wiki/Q" in report  # examples that come with the package
+
+
 @pytest.mark.slow
 def test_own_data_as_readme_says(project) -> None:
     readme = (PROJECT / "README.md").read_text("utf8")

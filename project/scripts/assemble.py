@@ -28,6 +28,7 @@ def main(
         config={"checkpoint": checkpoint, "freeze": "encoder", "knowledge_base": knowledge_base},
     )
     nlp("")  # what cannot be loaded shows now
+    output.parent.mkdir(parents=True, exist_ok=True)
     nlp.to_disk(output)
     msg.good(f"{output}: {checkpoint} as it is")
 

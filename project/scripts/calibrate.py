@@ -41,6 +41,7 @@ def main(
         typer.echo(f"labels of {labeller}, threshold {threshold}: F {100 * score:.1f}")
     best = max(scores, key=lambda key: scores[key])
     set_both(nlp, *best)
+    output.parent.mkdir(parents=True, exist_ok=True)
     nlp.to_disk(output)
     msg.good(
         f"{output}: labels of {best[0]}, threshold {best[1]}, F {100 * scores[best]:.1f} on dev"

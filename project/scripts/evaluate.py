@@ -25,7 +25,7 @@ EXAMPLES = 6
 
 def main(
     pipeline: Annotated[Path, typer.Argument(help="Folder of the pipeline", exists=True)],
-    corpus: Annotated[Path, typer.Argument(help="Folder with test.spacy and eval", exists=True)],
+    corpus: Annotated[Path, typer.Argument(help="Folder with test.spacy and eval")],
     output: Annotated[Path, typer.Argument(help="JSON file for the scores")],
     before: Annotated[str, Opt(help="Checkpoint to compare with, as it is")] = "embedded",
     seeds: Annotated[Path | None, Opt(help="What train.py says of the seeds")] = None,

@@ -378,7 +378,9 @@ class Converter:
         relations = []
         for head, tail, label in text.relations:
             pair = [text.mentions[i] for i in (head, tail)]
-            if all(mention in placed for mention in pair):
+            if pair[0] == pair[1]:
+                self.counts.leave_out("relation of a mention to itself", f"{text.place}: {label}")
+            elif all(mention in placed for mention in pair):
                 relations.append([*map(kept.index, pair), label])
                 self.counts.relations[label] += 1
             else:

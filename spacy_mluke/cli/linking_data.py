@@ -228,7 +228,7 @@ def parse_linked(place: str, line: bytes, lang: str = UNKNOWN) -> LinkedText | F
             # Prodigy has its tokens besides, and no spans where there are none
             ents = data.get("ents", data.get("spans", [] if "answer" in data else None))
             relations = data.get("relations", [])
-            if ents is None and {"head", "tail", "label"} <= data.keys():
+            if not {"ents", "spans"} & data.keys() and {"head", "tail", "label"} <= data.keys():
                 ents = [_bare(data["head"]), _bare(data["tail"])]
                 relations = [[0, 1, data["label"]]]
             if not isinstance(ents, list):
@@ -256,8 +256,12 @@ def _parse_relations(items: Any, mentions: int) -> tuple[tuple[int, int, str], .
     found = []
     for item in items if isinstance(items, list) else [items]:
         match item:
-            case [int(head), int(tail), str(label)] if (
-                0 <= head < mentions and 0 <= tail < mentions and head != tail
+            # `type`, because true and false are integers too.
+            case [head, tail, str(label)] if (
+                type(head) is type(tail) is int
+                and 0 <= head < mentions
+                and 0 <= tail < mentions
+                and head != tail
             ):
                 found.append((head, tail, label))
             case _:

@@ -116,6 +116,8 @@ class MLukeRelations(MLukePipe):
         """Read documents. RETURNS: for each the pairs that were asked about, int64[K, 2], head and
         tail as indices into its mentions, and the probabilities of the labels, float32[K, L]."""
         docs = list(docs)
+        if not docs:
+            return []
         spans = [get_mentions(doc, self.cfg["mentions_key"]) for doc in docs]
         pairs = [self._pairs(doc, of_doc) for doc, of_doc in zip(docs, spans, strict=True)]
         states = self.model.predict(
@@ -308,8 +310,14 @@ class MLukeRelations(MLukePipe):
                     head, tail, label = tail, head, turn(label)
                 asked[head, tail] = label
             if null is not None:
-                spans = [example.predicted[start:end] for start, end in of_doc.bounds]
-                for head, tail in self._pairs(example.reference, spans).tolist():
+                doc, spans = example.reference, of_doc.spans
+                if example.predicted.has_annotation("SENT_START"):  # as in use
+                    doc = example.predicted
+                    spans = [
+                        Span(doc, *bound, label=span.label)
+                        for bound, span in zip(of_doc.bounds, spans, strict=True)
+                    ]
+                for head, tail in self._pairs(doc, spans).tolist():
                     if (tail, head) not in asked or self._asks_both:
                         asked.setdefault((head, tail), self.cfg["null_label"])
             for label in asked.values():

@@ -308,6 +308,134 @@ def test_every_mention_is_converted_or_counted(text, data) -> None:
         assert counts.expanded == 0
 
 
+# -- relations -------------------------------------------------------------------------------------
+
+
+def relations_in(doc: Doc) -> list[tuple[str, str, str]]:
+    spans = list(doc.spans["relations"])
+    relations = doc.spans["relations"].attrs["relations"]
+    return [(spans[head].text, spans[tail].text, label) for head, tail, label in relations]
+
+
+def group_of(doc: Doc) -> list[tuple[str, str, str]]:
+    return [(span.text, span.label_, span.kb_id_) for span in doc.spans["relations"]]
+
+
+# Overlapping mentions, in no order; the second once more.
+RELATED = {
+    "text": TEXT,
+    "ents": [[17, 23, "LOC", "Q270"], [6, 11, "NAME"], [0, 11, "PER"], [6, 11, "NAME"]],
+    "relations": [[2, 0, "left"], [0, 2, "left_by"], [3, 2, "part_of"]],
+}
+
+
+def test_relations(run: Run, tmp_path) -> None:
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        {"text": TEXT, "head": [17, 23], "tail": [0, 11], "label": "left_by", "lang": "en"},
+        RELATED,
+        {"text": "Oslo", "ents": [[0, 4, "LOC"]]},
+    )
+    output, counts = tmp_path / "a.spacy", tmp_path / "a.json"
+    result = run("convert", output, path, "--counts", counts)
+    assert result.stderr.splitlines() == [
+        f"{output}: 3 texts, 11 tokens, 5 mentions (ENTITY 2, LOC 2, PER 1, 1 linked, 0 NIL), "
+        "4 relations",
+        f"2 mentions left out: inside or across another, as in {path}:2: 'Curie'",
+    ]
+    assert json.loads(counts.read_text("utf8"))["relations"] == {
+        "left": 1,
+        "left_by": 2,
+        "part_of": 1,
+    }
+    first, second, third = read(output)
+    assert relations_in(first) == [("Warsaw", "Marie Curie", "left_by")]
+    assert group_of(first) == [("Warsaw", "ENTITY", ""), ("Marie Curie", "ENTITY", "")]
+    assert ents_of(first) == group_of(first)[::-1]
+    assert relations_in(second) == [
+        ("Marie Curie", "Warsaw", "left"),
+        ("Warsaw", "Marie Curie", "left_by"),
+        ("Curie", "Marie Curie", "part_of"),
+    ]
+    assert group_of(second) == [
+        ("Warsaw", "LOC", "Q270"),
+        ("Curie", "NAME", ""),
+        ("Marie Curie", "PER", ""),
+    ]
+    assert ents_of(second) == [("Marie Curie", "PER", ""), ("Warsaw", "LOC", "Q270")]
+    # Nothing is said of relations there.
+    assert "relations" not in third.spans
+    # And once more from there.
+    again = tmp_path / "again.spacy"
+    assert run("convert", again, output, "--tokenizer", "spacy").exit_code == 0
+    for doc, other in zip(read(output), read(again), strict=True):
+        assert ents_of(other) == ents_of(doc)
+        if "relations" in doc.spans:
+            assert group_of(other) == group_of(doc)
+            assert relations_in(other) == relations_in(doc)
+    assert [doc._.mluke_lang for doc in read(again)] == ["en", None, None]
+
+
+def test_relations_of_mentions_that_are_left_out(run: Run, tmp_path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", RELATED)
+    table = tmp_path / "labels.json"
+    table.write_text('{"LOC": null, "NAME": "N", "PER": "P"}', "utf8")
+    output, counts = tmp_path / "a.spacy", tmp_path / "a.json"
+    result = run("convert", output, path, "--labels", table, "--counts", counts)
+    assert result.exit_code == 0
+    (doc,) = read(output)
+    assert group_of(doc) == [("Curie", "N", ""), ("Marie Curie", "P", "")]
+    assert relations_in(doc) == [("Curie", "Marie Curie", "part_of")]
+    data = json.loads(counts.read_text("utf8"))
+    assert data["relations"] == {"part_of": 1}
+    assert data["mentions_left_out"] == {
+        "inside or across another": 2,
+        "relation of a mention left out": 2,
+        "label 'LOC'": 1,
+    }
+    assert data["examples"]["relation of a mention left out"] == f"{path}:1: left"
+    assert f"relation of a mention left out, as in {path}:1: left" in result.stderr
+
+
+def test_relations_of_mentions_within_tokens(run: Run, tmp_path) -> None:
+    line = {"text": GERMAN["text"], "head": [4, 12], "tail": [21, 27], "label": "in"}
+    path = write_lines(tmp_path / "a.jsonl", line)
+    output = tmp_path / "a.spacy"
+    assert run("convert", output, path).exit_code == 0
+    assert relations_in(read(output)[0]) == [("BerlinerMauer", "Berlin", "in")]
+    result = run("convert", output, path, "--misaligned", "drop")
+    assert "1 mentions (ENTITY 1)\n" in result.stderr
+    assert f"relation of a mention left out, as in {path}:1: in" in result.stderr
+    (doc,) = read(output)
+    assert (group_of(doc), relations_in(doc)) == ([("Berlin", "ENTITY", "")], [])
+
+
+def test_relations_of_a_mention_to_itself(run: Run, tmp_path) -> None:
+    """What is written can be read."""
+    path = write_lines(
+        tmp_path / "a.jsonl", {"text": TEXT, "head": [0, 11], "tail": [0, 11], "label": "same"}
+    )
+    output = tmp_path / "a.spacy"
+    result = run("convert", output, path)
+    assert f"left out: relation of a mention to itself, as in {path}:1: same" in result.stderr
+    (doc,) = read(output)
+    assert (group_of(doc), relations_in(doc)) == ([("Marie Curie", "ENTITY", "")], [])
+    (text,) = read_linked(output)
+    assert isinstance(text, LinkedText)
+    assert text.relations == ()
+
+
+def test_relations_that_cannot_be_read(run: Run, tmp_path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", RELATED, {**RELATED, "relations": [[0, 4, "x"]]})
+    result = run("convert", tmp_path / "a.spacy", path)
+    assert (result.exit_code, (tmp_path / "a.spacy").exists()) == (1, False)
+    assert result.stderr.splitlines() == [
+        "1 texts cannot be read",
+        f'{path}:2: relation [0, 4, "x"] is not [head, tail, label] with two different mentions of '
+        "the 4 there",
+    ]
+
+
 # -- texts -----------------------------------------------------------------------------------------
 
 

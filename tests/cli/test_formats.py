@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import spacy
 from spacy.tokens import DocBin, Span
+from spacy.tokens.span_group import SpanGroup
 
 from spacy_mluke.cli.annotated import GoldMention, LinkedText
 from spacy_mluke.cli.formats import read_brat, read_conll, read_hipe, read_spacy
@@ -369,6 +370,51 @@ def test_spacy(tmp_path) -> None:
     ]
 
 
+def add_relations(doc, mentions: list[tuple[int, int, str]], relations: list) -> None:
+    spans = [Span(doc, *mention) for mention in mentions]
+    attrs = {"relations": relations}
+    doc.spans["relations"] = SpanGroup(doc, name="relations", spans=spans, attrs=attrs)
+
+
+def test_spacy_with_relations(tmp_path) -> None:
+    """Their mentions, which may overlap, are all that is read."""
+    nlp = spacy.blank("xx")
+    first, second, third = (nlp("Marie Curie left Warsaw") for _ in range(3))
+    first.set_ents([Span(first, 3, 4, "LOC", kb_id="Q270")])
+    mentions = [(3, 4, "LOC"), (0, 2, "PER"), (1, 2, "NAME")]
+    add_relations(first, mentions, [[1, 0, "left"], [2, 1, "part_of"]])
+    second.spans["other"] = [second[:2]]
+    add_relations(third, mentions[:2], [])
+    texts = list(read_spacy_of(tmp_path, [first, second, third]))
+    assert shown(texts) == [
+        (
+            "fr",
+            "Marie Curie left Warsaw",
+            [("Warsaw", "LOC", ""), ("Marie Curie", "PER", ""), ("Curie", "NAME", "")],
+        ),
+        ("fr", "Marie Curie left Warsaw", []),
+        ("fr", "Marie Curie left Warsaw", [("Warsaw", "LOC", ""), ("Marie Curie", "PER", "")]),
+    ]
+    assert [text.relations for text in texts] == [
+        ((1, 0, "left"), (2, 1, "part_of")),
+        (),
+        (),
+    ]
+
+
+@pytest.mark.parametrize("relation", [[0, 1, "x"], [0, 0, "x"], [0], "x", 5])
+def test_spacy_with_relations_that_are_none(tmp_path, relation) -> None:
+    nlp = spacy.blank("xx")
+    good, bad = nlp("Paris"), nlp("Warsaw")
+    add_relations(bad, [(0, 1, "LOC")], [relation])
+    text, failure = read_spacy_of(tmp_path, [good, bad])
+    assert shown([text]) == [("fr", "Paris", [])]
+    path = tmp_path / "a.spacy"
+    assert failure.place == str(path)
+    assert "no more than 2 documents can be read (" in failure.reason
+    assert f"relation {relation} in doc.spans['relations'].attrs of 'Warsaw' is" in failure.reason
+
+
 @pytest.mark.parametrize("content", [b"", b"no", None])
 def test_broken_spacy_files(tmp_path, content) -> None:
     list(read_spacy_of(tmp_path, [spacy.blank("xx")("Paris")]))
@@ -419,3 +465,100 @@ def test_tokens_and_tags(tmp_path) -> None:
         ("en", "", []),
         Failure(f"{path}:4", 'no "text" that is a string, nor "tokens" and "tags"'),
     ]
+
+
+LEFT = "Marie Curie left Warsaw."
+
+
+def test_relations(tmp_path) -> None:
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        {"text": LEFT, "head": [0, 11], "tail": [17, 23], "label": "left"},
+        {"text": LEFT, "tail": [0, 11], "head": [17, 23], "label": "left_by", "lang": "de"},
+        {
+            "text": LEFT,
+            "ents": [[17, 23, "LOC", "Q270"], [6, 11, "NAME"], [0, 11, "PER"]],
+            "relations": [[2, 0, "left"], [0, 2, "left_by"], [1, 2, "part_of"]],
+        },
+        {
+            "text": LEFT,
+            "spans": [{"start": 0, "end": 11, "label": "PER"}, {"start": 17, "end": 23}],
+            "relations": [[0, 1, "left"]],
+            "answer": "accept",
+        },
+        # "label" may be that of the text.
+        {"text": LEFT, "ents": [[0, 11, "PER"]], "label": "news", "head": 1, "tail": 2},
+        {"text": LEFT, "head": [0, 11], "tail": [17, 23], "label": "left", "answer": "accept"},
+        {"text": LEFT, "head": [0, 11], "tail": [17, 23], "label": "left", "answer": "reject"},
+    )
+    texts = list(read_linked(path, lang="en"))
+    curie, warsaw = GoldMention(0, 11, ""), GoldMention(17, 23, "")
+    assert texts == [
+        LinkedText("en", LEFT, [curie, warsaw], f"{path}:1", relations=((0, 1, "left"),)),
+        LinkedText("de", LEFT, [warsaw, curie], f"{path}:2", relations=((0, 1, "left_by"),)),
+        LinkedText(
+            "en",
+            LEFT,
+            [GoldMention(17, 23, "LOC", "Q270"), GoldMention(6, 11, "NAME"),
+             GoldMention(0, 11, "PER")],
+            f"{path}:3",
+            relations=((2, 0, "left"), (0, 2, "left_by"), (1, 2, "part_of")),
+        ),
+        LinkedText(
+            "en",
+            LEFT,
+            [GoldMention(0, 11, "PER"), warsaw],
+            f"{path}:4",
+            relations=((0, 1, "left"),),
+        ),
+        LinkedText("en", LEFT, [GoldMention(0, 11, "PER")], f"{path}:5"),
+        LinkedText("en", LEFT, [curie, warsaw], f"{path}:6", relations=((0, 1, "left"),)),
+    ]  # fmt: skip
+
+
+NO_RELATION = " is not [head, tail, label] with two different mentions of the 2 there"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"relations": [[0, 1, "x"], [0, 2, "x"]]}, f'relation [0, 2, "x"]{NO_RELATION}'),
+        ({"relations": [[-1, 0, "x"]]}, f'relation [-1, 0, "x"]{NO_RELATION}'),
+        ({"relations": [[1, 1, "x"]]}, f'relation [1, 1, "x"]{NO_RELATION}'),
+        ({"relations": [[0, True, "x"]]}, f'relation [0, true, "x"]{NO_RELATION}'),
+        ({"relations": [[0, 1, None]]}, f"relation [0, 1, null]{NO_RELATION}"),
+        ({"relations": [[0, 1]]}, f"relation [0, 1]{NO_RELATION}"),
+        ({"relations": [0, 1, "x"]}, f"relation 0{NO_RELATION}"),
+        ({"relations": "x"}, f'relation "x"{NO_RELATION}'),
+        ({"relations": {"東": 1}}, f'relation {{"東": 1}}{NO_RELATION}'),
+        (
+            {"ents": None, "head": [0, 1], "tail": [2, 3], "label": "x"},
+            'no "ents" or "spans", or it is not a list',
+        ),
+        ({"relations": [["x" * 99, 1, "x"]]}, f'relation ["{"x" * 58}{NO_RELATION}'),
+    ],
+)
+def test_relations_that_cannot_be(tmp_path, line, reason) -> None:
+    line = {"text": LEFT, "ents": [[0, 11, "PER"], [17, 23, "LOC"]], **line}
+    path = write_lines(tmp_path / "a.jsonl", {"text": "a", "ents": []}, line)
+    assert list(read_linked(path))[1] == Failure(f"{path}:2", reason)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"head": [0, 99]}, "mention [0, 99, null] is empty or not within the text, which has 24 "),
+        ({"tail": [5, 5]}, "mention [5, 5, null] is empty or not within the text"),
+        ({"tail": "Warsaw"}, 'mention "Warsaw" is neither [start, end, label, link] nor {"start"'),
+        ({"tail": [1]}, "mention [1, null] is neither [start, end, label, link] nor"),
+        ({"tail": None}, "mention null is neither [start, end, label, link] nor"),
+        ({"label": None}, f"relation [0, 1, null]{NO_RELATION}"),
+        ({"label": 5}, f"relation [0, 1, 5]{NO_RELATION}"),
+    ],
+)
+def test_single_relations_that_cannot_be(tmp_path, line, reason) -> None:
+    line = {"text": LEFT, "head": [0, 11], "tail": [17, 23], "label": "left", **line}
+    path = write_lines(tmp_path / "a.jsonl", line)
+    (failure,) = read_linked(path)
+    assert failure.place == f"{path}:1"
+    assert failure.reason.startswith(reason)
