@@ -29,7 +29,7 @@ class LinkedText(NamedTuple):
 
     place: where it was read, for messages: "notes.jsonl:12".
     left_out: mentions of the source that cannot be one span of the text.
-    relations: head and tail, as indices into the mentions, and label.
+    relations: head and tail, as indices into the mentions, and label; None if not annotated.
     """
 
     lang: str
@@ -37,7 +37,7 @@ class LinkedText(NamedTuple):
     mentions: Sequence[GoldMention]
     place: str = ""
     left_out: Sequence[Failure] = ()
-    relations: Sequence[tuple[int, int, str]] = ()
+    relations: Sequence[tuple[int, int, str]] | None = None
 
     @property
     def links(self) -> dict[Bounds, str]:

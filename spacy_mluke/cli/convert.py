@@ -191,7 +191,7 @@ def text_key(text: str) -> str:
 class Counts:
     """What was converted, and what was not.
 
-    left_out: of mentions, by reason, with the first of each as an example.
+    left_out, relations_left_out: by reason, with the first of each as an example.
     """
 
     texts: int = 0
@@ -205,6 +205,7 @@ class Counts:
     nil: int = 0
     expanded: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    relations_left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
     def leave_out(self, reason: str, example: str) -> None:
@@ -223,6 +224,7 @@ class Counts:
             "nil": self.nil,
             "expanded": self.expanded,
             "mentions_left_out": dict(self.left_out.most_common()),
+            "relations_left_out": dict(self.relations_left_out.most_common()),
             "examples": self.examples,
         }
 
@@ -243,6 +245,10 @@ class Counts:
             *(
                 (n, f"mentions left out: {reason}", self.examples[reason])
                 for reason, n in self.left_out.most_common()
+            ),
+            *(
+                (n, f"relations left out: {reason}", self.examples[reason])
+                for reason, n in self.relations_left_out.most_common()
             ),
         ]
         return "\n".join(
@@ -362,7 +368,7 @@ class Converter:
             counts.links += mention.link not in ("", "NIL")
             counts.nil += mention.link == "NIL"
         doc.set_ents(ents)
-        if text.relations:
+        if text.relations is not None:
             self._set_relations(doc, text, placed)
         counts.texts += 1
         counts.tokens += len(doc)
@@ -376,21 +382,25 @@ class Converter:
 
         kept = [mention for mention in dict.fromkeys(text.mentions) if mention in placed]
         relations = []
-        for head, tail, label in text.relations:
+        for head, tail, label in text.relations or ():
             pair = [text.mentions[i] for i in (head, tail)]
             if pair[0] == pair[1]:
-                self.counts.leave_out("relation of a mention to itself", f"{text.place}: {label}")
+                self._leave_out_relation("of a mention to itself", f"{text.place}: {label}")
             elif all(mention in placed for mention in pair):
                 relations.append([*map(kept.index, pair), label])
                 self.counts.relations[label] += 1
             else:
-                self.counts.leave_out("relation of a mention left out", f"{text.place}: {label}")
+                self._leave_out_relation("of a mention left out", f"{text.place}: {label}")
         doc.spans[RELATIONS_KEY] = SpanGroup(
             doc,
             name=RELATIONS_KEY,
             spans=[placed[mention] for mention in kept],
             attrs={"relations": relations},
         )
+
+    def _leave_out_relation(self, reason: str, example: str) -> None:
+        self.counts.relations_left_out[reason] += 1
+        self.counts.examples.setdefault(reason, example)
 
     def _place(self, doc: Doc, text: LinkedText, mention: GoldMention) -> Span | None:
         """The span of a mention; None if it is left out."""

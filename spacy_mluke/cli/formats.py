@@ -244,13 +244,17 @@ def read_spacy(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure
             ]
             own = doc._.mluke_lang or lang
             place = f"{path}, document {number}"
-            relations: tuple[tuple[int, int, str], ...] = ()
+            relations = None
             if RELATIONS_KEY in doc.spans:
-                # Mentions in a relation may overlap others, as doc.ents do not
-                mentions = [
-                    GoldMention(span.start_char, span.end_char, span.label_, span.kb_id_)
+                # Mentions in a relation may overlap others, as doc.ents do not; others follow them
+                links = {mention[:2]: mention.link for mention in mentions}
+                related = [
+                    GoldMention(*place, span.label_, span.kb_id_ or links.get(place, ""))
                     for span in doc.spans[RELATIONS_KEY]
+                    for place in [(span.start_char, span.end_char)]
                 ]
+                bounds = {mention[:2] for mention in related}
+                mentions = [*related, *(one for one in mentions if one[:2] not in bounds)]
                 relations = tuple(relations_of(doc, RELATIONS_KEY))
             yield LinkedText(own, doc.text, mentions, place, relations=relations)
     # zlib, msgpack, numpy and spaCy each have errors of their own for what is not theirs.

@@ -227,14 +227,14 @@ def parse_linked(place: str, line: bytes, lang: str = UNKNOWN) -> LinkedText | F
         if isinstance(text, str):
             # Prodigy has its tokens besides, and no spans where there are none
             ents = data.get("ents", data.get("spans", [] if "answer" in data else None))
-            relations = data.get("relations", [])
+            relations = data.get("relations")
             if not {"ents", "spans"} & data.keys() and {"head", "tail", "label"} <= data.keys():
                 ents = [_bare(data["head"]), _bare(data["tail"])]
                 relations = [[0, 1, data["label"]]]
             if not isinstance(ents, list):
                 return Failure(place, 'no "ents" or "spans", or it is not a list')
             mentions = [_parse_mention(item, text) for item in ents]
-            found = _parse_relations(relations, len(ents))
+            found = None if relations is None else _parse_relations(relations, mentions)
             return LinkedText(lang, text, mentions, place, relations=found)
         tokens, tags = data.get("tokens"), data.get("tags")
         if not (_are_strings(tokens) and _are_strings(tags)):
@@ -252,24 +252,36 @@ def _bare(bounds: Any) -> Any:
     return [*bounds, None] if isinstance(bounds, list) else bounds
 
 
-def _parse_relations(items: Any, mentions: int) -> tuple[tuple[int, int, str], ...]:
+def _parse_relations(
+    items: Any, mentions: Sequence[GoldMention]
+) -> tuple[tuple[int, int, str], ...]:
+    """[head, tail, label], or the objects of Prodigy's rel.manual."""
+    bounds = [(mention.start, mention.end) for mention in mentions]
     found = []
     for item in items if isinstance(items, list) else [items]:
+        pair: Any = None
+        label = ""
         match item:
-            # `type`, because true and false are integers too.
-            case [head, tail, str(label)] if (
-                type(head) is type(tail) is int
-                and 0 <= head < mentions
-                and 0 <= tail < mentions
-                and head != tail
-            ):
-                found.append((head, tail, label))
-            case _:
-                shown = json.dumps(item, ensure_ascii=False)
-                raise ValueError(
-                    f"relation {shown[:60]} is not [head, tail, label] with two different mentions "
-                    f"of the {mentions} there"
-                )
+            case [head, tail, str()]:
+                pair, label = (head, tail), item[2]
+            case {
+                "head_span": {"start": a, "end": b},
+                "child_span": {"start": c, "end": d},
+                "label": str(),
+            } if (a, b) in bounds and (c, d) in bounds:
+                pair, label = (bounds.index((a, b)), bounds.index((c, d))), item["label"]
+        # `type`, because true and false are integers too.
+        if (
+            pair is None
+            or not all(type(i) is int and 0 <= i < len(mentions) for i in pair)
+            or pair[0] == pair[1]
+        ):
+            shown = json.dumps(item, ensure_ascii=False)
+            raise ValueError(
+                f"relation {shown[:60]} is not [head, tail, label] with two different mentions "
+                f"of the {len(mentions)} there"
+            )
+        found.append((*pair, label))
     return tuple(found)
 
 

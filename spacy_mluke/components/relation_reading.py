@@ -98,7 +98,6 @@ def _read_fast(
     model: MLuke, shim: MLukeShim, batch: PairBatch, budget: int
 ) -> tuple[torch.Tensor, np.ndarray]:
     assert model.relation is not None
-    # Mentions that are in no pair need not be read, if mentions do not see each other.
     states = read_states(
         model, shim, MentionBatch(batch.docs, batch.bounds, vectors=batch.vectors), budget
     )

@@ -24,12 +24,14 @@ class GoldRelations:
     spans: what they are in the reference, the first with these bounds.
     labels: (head, tail), as indices into them -> label.
     lost: gold relations whose mentions do not begin and end with tokens there, or overlap.
+    doubled: those whose pair has another label as well; the last one counts.
     """
 
     bounds: list[Bounds]
     spans: list[Span]
     labels: dict[tuple[int, int], str]
     lost: int
+    doubled: int = 0
 
 
 def relations_of(doc: Doc, key: str) -> list[tuple[int, int, str]]:
@@ -72,14 +74,15 @@ def gold_relations(example: Example, key: str) -> GoldRelations:
                 spans.append(span)
             at[i] = bounds.index(place)
     labels: dict[tuple[int, int], str] = {}
-    lost = 0
+    lost = doubled = 0
     for head, tail, label in relations_of(reference, key):
         pair = at.get(head), at.get(tail)
         if pair[0] is None or pair[1] is None or _overlap(bounds[pair[0]], bounds[pair[1]]):
             lost += 1
         else:
+            doubled += labels.get((pair[0], pair[1]), label) != label
             labels[pair[0], pair[1]] = label
-    return GoldRelations(bounds, spans, labels, lost)
+    return GoldRelations(bounds, spans, labels, lost, doubled)
 
 
 def _overlap(a: Bounds, b: Bounds) -> bool:

@@ -240,20 +240,29 @@ class MLukeRelations(MLukePipe):
 
     def _look_at(self, examples: Iterable[Example]) -> list[str]:
         """The labels of the gold relations; warns of those that cannot be learned."""
-        labels: set[str] = set()
-        total = lost = 0
-        for example in examples:
-            gold = gold_relations(example, self.cfg["gold_key"])
-            labels.update(gold.labels.values())
-            if len(gold.bounds) * (len(gold.bounds) - 1) > len(gold.labels):
+        found = [gold_relations(example, self.cfg["gold_key"]) for example in examples]
+        labels = {label for gold in found for label in gold.labels.values()}
+        lost, doubled = (sum(getattr(g, name) for g in found) for name in ("lost", "doubled"))
+        total = sum(len(gold.labels) for gold in found) + lost + doubled
+        both = self.cfg["order"] == "both"
+        both |= self.cfg["order"] == "auto" and not any(map(is_turned, labels))
+        for gold in found:
+            related = set(gold.labels)
+            if not both:
+                related |= {(tail, head) for head, tail in related}
+            if len(gold.bounds) * (len(gold.bounds) - 1) > len(related):
                 labels.add(self.cfg["null_label"])
-            total += len(gold.labels) + gold.lost
-            lost += gold.lost
         if lost:
             warnings.warn(
                 f"{self.name}: {lost} of {total} gold relations are not learned from: their "
                 "mentions do not begin and end with tokens, or overlap; a tokenizer that cuts "
                 "finer, such as spacy_mluke.MultilingualTokenizer.v1, may help",
+                stacklevel=3,
+            )
+        if doubled:
+            warnings.warn(
+                f"{self.name}: {doubled} of {total} gold relations are there with another label as "
+                "well; a pair gets one label, and learns the last",
                 stacklevel=3,
             )
         return sorted(labels) if total else []

@@ -210,6 +210,7 @@ def test_misaligned_mentions_are_expanded(run: Run, tmp_path) -> None:
         "nil": 0,
         "expanded": 1,
         "mentions_left_out": {},
+        "relations_left_out": {},
         "examples": {"expanded": f"{path}:1: 'Berliner', of 'BerlinerMauer'"},
     }
 
@@ -390,11 +391,11 @@ def test_relations_of_mentions_that_are_left_out(run: Run, tmp_path) -> None:
     assert data["relations"] == {"part_of": 1}
     assert data["mentions_left_out"] == {
         "inside or across another": 2,
-        "relation of a mention left out": 2,
         "label 'LOC'": 1,
     }
-    assert data["examples"]["relation of a mention left out"] == f"{path}:1: left"
-    assert f"relation of a mention left out, as in {path}:1: left" in result.stderr
+    assert data["relations_left_out"] == {"of a mention left out": 2}
+    assert data["examples"]["of a mention left out"] == f"{path}:1: left"
+    assert f"2 relations left out: of a mention left out, as in {path}:1: left" in result.stderr
 
 
 def test_relations_of_mentions_within_tokens(run: Run, tmp_path) -> None:
@@ -405,7 +406,7 @@ def test_relations_of_mentions_within_tokens(run: Run, tmp_path) -> None:
     assert relations_in(read(output)[0]) == [("BerlinerMauer", "Berlin", "in")]
     result = run("convert", output, path, "--misaligned", "drop")
     assert "1 mentions (ENTITY 1)\n" in result.stderr
-    assert f"relation of a mention left out, as in {path}:1: in" in result.stderr
+    assert f"1 relations left out: of a mention left out, as in {path}:1: in" in result.stderr
     (doc,) = read(output)
     assert (group_of(doc), relations_in(doc)) == ([("Berlin", "ENTITY", "")], [])
 
@@ -417,7 +418,7 @@ def test_relations_of_a_mention_to_itself(run: Run, tmp_path) -> None:
     )
     output = tmp_path / "a.spacy"
     result = run("convert", output, path)
-    assert f"left out: relation of a mention to itself, as in {path}:1: same" in result.stderr
+    assert f"1 relations left out: of a mention to itself, as in {path}:1: same" in result.stderr
     (doc,) = read(output)
     assert (group_of(doc), relations_in(doc)) == ([("Marie Curie", "ENTITY", "")], [])
     (text,) = read_linked(output)
@@ -655,3 +656,37 @@ def test_a_converted_file_can_be_trained_on(run: Run, tmp_path) -> None:
     assert list(read_linked(output)) == [
         LinkedText("en", TEXT, [GoldMention(0, 11, "PER", "Q7186")], f"{output}, document 1")
     ]
+
+
+def test_relations_of_prodigy(run: Run, tmp_path) -> None:
+    spans = [{"start": 0, "end": 11, "label": "PER"}, {"start": 17, "end": 23, "label": "LOC"}]
+    relation = {
+        "head": 1,
+        "child": 3,
+        "head_span": spans[0],
+        "child_span": spans[1],
+        "label": "left",
+    }
+    line = {"text": "Marie Curie left Warsaw", "answer": "accept", "spans": spans}
+    path = write_lines(tmp_path / "a.jsonl", {**line, "relations": [relation]})
+    assert run("convert", tmp_path / "a.spacy", path).exit_code == 0
+    assert relations_in(read(tmp_path / "a.spacy")[0]) == [("Marie Curie", "Warsaw", "left")]
+    bad = {**relation, "child_span": {"start": 0, "end": 5}}
+    path = write_lines(tmp_path / "b.jsonl", {**line, "relations": [bad]})
+    result = run("convert", tmp_path / "b.spacy", path)
+    assert f"{path}:1: relation " in result.stderr
+    assert "is not [head, tail, label] with two different mentions of the 2 there" in result.stderr
+
+
+def test_that_there_is_no_relation_is_kept(run: Run, tmp_path) -> None:
+    line = {"text": "Marie, Warsaw", "ents": [[0, 5, "PER"], [7, 13, "LOC"]]}
+    path = write_lines(tmp_path / "a.jsonl", {**line, "relations": []}, line)
+    for source in (path, tmp_path / "a.spacy"):
+        output = tmp_path / "b.spacy" if source.suffix == ".spacy" else tmp_path / "a.spacy"
+        assert run("convert", output, source).exit_code == 0
+        annotated, other = read(output)
+        assert (group_of(annotated), relations_in(annotated)) == (
+            [("Marie", "PER", ""), ("Warsaw", "LOC", "")],
+            [],
+        )
+        assert "relations" not in other.spans

@@ -377,27 +377,32 @@ def add_relations(doc, mentions: list[tuple[int, int, str]], relations: list) ->
 
 
 def test_spacy_with_relations(tmp_path) -> None:
-    """Their mentions, which may overlap, are all that is read."""
+    """Their mentions, which may overlap, come first, with the links of entities at their place."""
     nlp = spacy.blank("xx")
     first, second, third = (nlp("Marie Curie left Warsaw") for _ in range(3))
     first.set_ents([Span(first, 3, 4, "LOC", kb_id="Q270")])
     mentions = [(3, 4, "LOC"), (0, 2, "PER"), (1, 2, "NAME")]
     add_relations(first, mentions, [[1, 0, "left"], [2, 1, "part_of"]])
     second.spans["other"] = [second[:2]]
+    third.set_ents([Span(third, 2, 3, "VERB")])
     add_relations(third, mentions[:2], [])
     texts = list(read_spacy_of(tmp_path, [first, second, third]))
     assert shown(texts) == [
         (
             "fr",
             "Marie Curie left Warsaw",
-            [("Warsaw", "LOC", ""), ("Marie Curie", "PER", ""), ("Curie", "NAME", "")],
+            [("Warsaw", "LOC", "Q270"), ("Marie Curie", "PER", ""), ("Curie", "NAME", "")],
         ),
         ("fr", "Marie Curie left Warsaw", []),
-        ("fr", "Marie Curie left Warsaw", [("Warsaw", "LOC", ""), ("Marie Curie", "PER", "")]),
+        (
+            "fr",
+            "Marie Curie left Warsaw",
+            [("Warsaw", "LOC", ""), ("Marie Curie", "PER", ""), ("left", "VERB", "")],
+        ),
     ]
     assert [text.relations for text in texts] == [
         ((1, 0, "left"), (2, 1, "part_of")),
-        (),
+        None,
         (),
     ]
 
