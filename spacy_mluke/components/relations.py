@@ -65,8 +65,12 @@ class MLukeRelations(MLukePipe):
                 raise ValueError(f"{name}: {setting} is {chosen!r}; known are {', '.join(known)}")
         if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"{name}: threshold must be between 0 and 1, not {threshold}")
-        if max_sentences is not None and max_sentences < 0:
-            raise ValueError(f"{name}: max_sentences must be 0 or more, not {max_sentences}")
+        for setting, count, lowest in (
+            ("max_sentences", max_sentences, 0),
+            ("max_batch_positions", shim.positions, 1),
+        ):
+            if count is not None and count < lowest:
+                raise ValueError(f"{name}: {setting} must be {lowest} or more, not {count}")
         if type_pairs is not None and any(len(pair) != 2 for pair in type_pairs):
             raise ValueError(
                 f"{name}: type_pairs must be pairs of labels, such as [['PER', 'ORG']], not "

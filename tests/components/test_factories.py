@@ -15,22 +15,46 @@ from spacy.util import load_config_from_str, load_model_from_config, registry
 from thinc.api import ConfigValidationError
 
 from spacy_mluke.components.entities import MLukeEntities
-from spacy_mluke.components.factories import make_mluke_entities, make_mluke_ner
+from spacy_mluke.components.factories import (
+    make_mluke_entities,
+    make_mluke_ner,
+    make_mluke_relations,
+)
 from spacy_mluke.components.link_scorers import score_entities
 from spacy_mluke.components.ner import MLukeNer
 from spacy_mluke.components.ner_scorers import score_ner
+from spacy_mluke.components.relation_scorers import score_relations
 from spacy_mluke.components.scorers import MentionCorpus
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 
 NAMES = {
     ("factories", "mluke_entities"),
     ("factories", "mluke_ner"),
+    ("factories", "mluke_relations"),
     ("architectures", "spacy_mluke.MLukeTransformerModel.v1"),
     ("architectures", "spacy_mluke.MLukeTok2Vec.v1"),
     ("tokenizers", "spacy_mluke.MultilingualTokenizer.v1"),
     ("scorers", "spacy_mluke.entities_scorer.v1"),
     ("scorers", "spacy_mluke.ner_scorer.v1"),
+    ("scorers", "spacy_mluke.relations_scorer.v1"),
     ("readers", "spacy_mluke.MentionCorpus.v1"),
+}
+RELATION_SETTINGS = {
+    "checkpoint": "some/checkpoint",
+    "revision": "v2",
+    "mode": "paper",
+    "mentions_key": "mentions",
+    "spans_key": "read",
+    "gold_key": "gold",
+    "null_label": "none",
+    "order": "both",
+    "max_sentences": 2,
+    "type_pairs": [["PER", "ORG"]],
+    "threshold": 0.25,
+    "freeze": "embeddings",
+    "device": "cpu",
+    "precision": "exact",
+    "max_batch_positions": 4096,
 }
 SETTINGS = {
     "checkpoint": "some/checkpoint",
@@ -264,6 +288,18 @@ def test_ner_component_takes_its_settings():
     assert component.cfg == {k: v for k, v in NER_SETTINGS.items() if k not in of_the_shim}
 
 
+def test_relations_component_takes_its_settings():
+    component = blank().add_pipe("mluke_relations", name="related", config=RELATION_SETTINGS)
+    assert component.name == "related"
+    assert component.scorer is score_relations
+    shim = component.shim
+    assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
+    assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
+    assert (shim.freeze, shim.positions) == ("embeddings", 4096)
+    of_the_shim = {"checkpoint", "revision", "freeze", "device", "precision", "max_batch_positions"}
+    assert component.cfg == {k: v for k, v in RELATION_SETTINGS.items() if k not in of_the_shim}
+
+
 def test_components_with_the_same_checkpoint_share_it():
     nlp = blank()
     shared = {"checkpoint": "some/checkpoint", "device": "cpu"}
@@ -330,8 +366,28 @@ def test_ner_factory_states_what_it_does():
     }
 
 
+def test_relations_factory_states_what_it_does():
+    meta: Any = Language.get_factory_meta("mluke_relations")
+    assert meta.assigns == ["doc.spans", "doc._.mluke_relations"]
+    assert not meta.retokenizes
+    assert set(meta.default_config) == {*RELATION_SETTINGS, "scorer"}
+    assert meta.scores == list(meta.default_score_weights)
+    assert meta.default_score_weights == {
+        "relations_micro_f": 1.0,
+        "relations_micro_p": 0.0,
+        "relations_micro_r": 0.0,
+        "relations_macro_f": 0.0,
+        "relations_undirected_micro_f": 0.0,
+        "relations_per_type": None,
+    }
+
+
 def test_every_setting_is_documented():
-    for make, settings in ((make_mluke_entities, SETTINGS), (make_mluke_ner, NER_SETTINGS)):
+    for make, settings in (
+        (make_mluke_entities, SETTINGS),
+        (make_mluke_ner, NER_SETTINGS),
+        (make_mluke_relations, RELATION_SETTINGS),
+    ):
         for name in settings:
             assert f"\n    {name} (" in (make.__doc__ or "")
 
@@ -370,8 +426,10 @@ def test_analysis_of_a_pipeline_that_finds_entities():
         ("mluke_entities", SETTINGS),
         ("mluke_ner", {}),
         ("mluke_ner", NER_SETTINGS),
+        ("mluke_relations", {}),
+        ("mluke_relations", RELATION_SETTINGS),
     ],
-    ids=["default", "other", "ner_default", "ner_other"],
+    ids=["default", "other", "ner_default", "ner_other", "relations_default", "relations_other"],
 )
 def test_config_makes_the_same_pipeline_again(name, settings, no_network):
     nlp = blank()
@@ -483,6 +541,38 @@ def test_ner_setting_of_the_wrong_kind(key, value, message):
 def test_impossible_ner_setting(key, value, message):
     with pytest.raises(ValueError, match=message):
         blank().add_pipe("mluke_ner", config={key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("mode", "slow", "'slow' is not typing.Literal['auto', 'fast', 'paper']"),
+        ("order", "never", "'never' is not typing.Literal['auto', 'once', 'both']"),
+        ("max_sentences", "few", "'few' is not"),
+        ("type_pairs", "PER", "'PER' is not"),
+    ],
+)
+def test_relations_setting_of_the_wrong_kind(key, value, message):
+    with pytest.raises(ConfigValidationError) as caught:
+        blank().add_pipe("mluke_relations", config={key: value})
+    assert f"mluke_relations -> {key}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("threshold", 2, "mluke_relations: threshold must be between 0 and 1, not 2"),
+        ("max_sentences", -1, "mluke_relations: max_sentences must be 0 or more, not -1"),
+        ("max_batch_positions", 0, "mluke_relations: max_batch_positions must be 1 or more, not 0"),
+        ("spans_key", "", "mluke_relations: spans_key must not be empty"),
+        ("gold_key", "", "mluke_relations: gold_key must not be empty"),
+        ("type_pairs", [["PER"]], "mluke_relations: type_pairs must be pairs of labels"),
+    ],
+)
+def test_impossible_relations_setting(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        blank().add_pipe("mluke_relations", config={key: value})
 
 
 def test_setting_of_the_wrong_kind_in_a_config_file():
