@@ -11,7 +11,7 @@ from wasabi import msg
 
 PROJECT = Path(__file__).parents[1]
 TABLE = PROJECT / "languages.yml"
-SUFFIX = re.compile(r"\[\d*%?:\d*%?\]$")
+SUFFIX = re.compile(r"\[(?:\d*%?:\d*%?|\d+/\d+)\]$")
 MULTILINGUAL = "xx"
 TOKENIZERS = ("spacy", "multilingual")
 KEYS = {"name", "tokenizer", "train", "dev", "test", "eval", "entities", "labels"}

@@ -26,12 +26,12 @@ Arg, Opt = typer.Argument, typer.Option
 MISALIGNED = ("expand", "drop", "error")
 TOKENIZERS = ("multilingual", "spacy")
 SHOWN = 5  # examples of what is wrong
-_SOURCE = re.compile(r"(?:([a-z]{2,3})=)?(.*?)(?:\[(\d*)%?:(\d*)%?\])?", re.DOTALL)
+_SOURCE = re.compile(r"(?:([a-z]{2,3})=)?(.*?)(?:\[(\d*)%?:(\d*)%?\]|\[(\d+)/(\d+)\])?", re.DOTALL)
 
 # fmt: off
 sources_help = (
-    "Files in any of the formats; as de=FILE if their language is not that of --lang, and as "
-    "FILE[80%:90%] for a part of the texts"
+    "Files in any of the formats; as de=FILE if their language is not that of --lang, and for a "
+    "part of the texts as FILE[80%:90%], or as FILE[1/2], every second from the first on"
 )
 lang_help = "Language of the pipeline that will read them"
 tokenizer_help = (
@@ -116,27 +116,45 @@ def check_outputs(output: Path, counts: Path | None, inputs: Iterable[Path]) -> 
 
 
 class Source(NamedTuple):
-    """A file with texts in a language; of its texts those from `start` to `end`, in percent."""
+    """A file with texts in a language; of its texts those from `start` to `end`, in percent, or if
+    `of` is not 1, every so many, from number `first`, counted from 0."""
 
     lang: str
     path: Path
-    start: int
-    end: int
+    start: int = 0
+    end: int = 100
+    first: int = 0
+    of: int = 1
+
+    def part(self, texts: Sequence[LinkedText]) -> Sequence[LinkedText]:
+        """What of them is meant. RAISES (ValueError): If that is nothing."""
+        start, end = (len(texts) * percent // 100 for percent in (self.start, self.end))
+        chosen = texts[start:end][self.first :: self.of]
+        if not chosen:
+            shown = f"{self.start}%:{self.end}%" if self.of == 1 else f"{self.first + 1}/{self.of}"
+            raise ValueError(
+                f"{self.path}[{shown}] is empty: the file has {len(texts)} texts"
+            )
+        return chosen
 
 
 def parse_source(argument: str, lang: str) -> Source:
-    """Read "de=FILE[80%:90%]", of which the language and the part may be missing.
+    """Read "de=FILE[80%:90%]" or "de=FILE[1/2]", of which the language and the part may be missing.
 
     RAISES (OSError, ValueError): If there is no such file or part, or it is of no known format.
     """
     found = _SOURCE.fullmatch(argument)
     assert found is not None
-    own, name, first, last = found.groups()
-    start, end = int(first or 0), int(last or 100)
+    own, name, low, high, number, of = found.groups()
+    start, end = int(low or 0), int(high or 100)
     if not 0 <= start < end <= 100:
         raise ValueError(f"{argument}: a part is from 0 % to 100 %, and not empty")
+    first, parts = int(number or 1), int(of or 1)
+    if not 1 <= first <= parts:
+        raise ValueError(f"{argument}: of {parts} parts, there is no number {first}")
     find_reader(Path(name))
-    return Source(own or (UNKNOWN if lang == "xx" else lang), Path(name), start, end)
+    language = own or (UNKNOWN if lang == "xx" else lang)
+    return Source(language, Path(name), start, end, first - 1, parts)
 
 
 def make_nlp(lang: str, tokenizer: str) -> Language:
@@ -290,14 +308,9 @@ class Converter:
         texts = [item for item in items if isinstance(item, LinkedText)]
         if not texts:
             raise ValueError(f"{source.path} has no texts")
-        start, end = (len(texts) * part // 100 for part in (source.start, source.end))
-        if start == end:
-            raise ValueError(
-                f"{source.path}[{source.start}%:{source.end}%] is empty: the file has {len(texts)} "
-                "texts"
-            )
+        part = source.part(texts)
         self._check_labels(texts)
-        for text in texts[start:end][: limit or None]:
+        for text in part[: limit or None]:
             if not text.text.strip():
                 self.counts.blank += 1
             elif self.without and text_key(text.text) in self.without:

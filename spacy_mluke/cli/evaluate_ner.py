@@ -79,8 +79,7 @@ def _read(source: Source, limit: int) -> list[LinkedText]:
         if isinstance(item, Failure):
             raise ValueError(f"{item.place}: {item.reason}")
         texts.append(item)
-    part = slice(*(len(texts) * percent // 100 for percent in (source.start, source.end)))
-    return texts[part][: limit or None]
+    return list(source.part(texts))[: limit or None]
 
 
 def _gold(text: LinkedText, labels: Mapping[str, str | None] | None) -> dict[Bounds, str]:

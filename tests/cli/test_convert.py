@@ -450,6 +450,8 @@ def test_relations_that_cannot_be_read(run: Run, tmp_path) -> None:
         ("F[:90%]", "xx", ("und", "F", 0, 90)),
         ("F[90:]", "xx", ("und", "F", 90, 100)),
         ("F[:]", "xx", ("und", "F", 0, 100)),
+        ("F[1/2]", "xx", ("und", "F", 0, 100, 0, 2)),
+        ("de=F[3/3]", "xx", ("de", "F", 0, 100, 2, 3)),
     ],
 )
 def test_sources(tmp_path, monkeypatch, argument, lang, source) -> None:
@@ -466,6 +468,9 @@ def test_sources(tmp_path, monkeypatch, argument, lang, source) -> None:
         ("a.jsonl[60%:40%]", "a.jsonl[60%:40%]: a part is from"),
         ("a.jsonl[:101%]", "a.jsonl[:101%]: a part is from"),
         ("a.jsonl[90%:95%]", "a.jsonl[90%:95%] is empty: the file has 3 texts"),
+        ("a.jsonl[3/2]", "a.jsonl[3/2]: of 2 parts, there is no number 3"),
+        ("a.jsonl[0/2]", "a.jsonl[0/2]: of 2 parts, there is no number 0"),
+        ("a.jsonl[5/5]", "a.jsonl[5/5] is empty: the file has 3 texts"),
         ("a.jsonl[90%]", "There is no file a.jsonl[90%]"),
         ("German=a.jsonl", "There is no file German=a.jsonl"),
         ("b.jsonl", "There is no file b.jsonl (looked for /"),
@@ -503,7 +508,14 @@ def test_texts_that_cannot_be_read(run: Run, tmp_path) -> None:
 
 def test_parts_of_a_file(run: Run, tmp_path) -> None:
     path = write_texts(tmp_path / "a.jsonl", *"abcdefghijk")
-    for part, texts in {"[:90%]": "abcdefghi", "[90%:]": "jk", "[10%:20%]": "b"}.items():
+    for part, texts in {
+        "[:90%]": "abcdefghi",
+        "[90%:]": "jk",
+        "[10%:20%]": "b",
+        "[1/2]": "acegik",
+        "[2/2]": "bdfhj",
+        "[3/3]": "cfi",
+    }.items():
         assert run("convert", tmp_path / "a.spacy", f"{path}{part}").exit_code == 0
         assert texts_in(tmp_path / "a.spacy") == list(texts)
 
