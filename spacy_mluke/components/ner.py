@@ -128,15 +128,8 @@ class MLukeNer(MLukePipe):
 
     def _load(self) -> None:
         """Have the checkpoint. Not a document's fault if that fails, so outside error handling."""
-        config, mode = self.shim.checkpoint.config, self.cfg["mode"]
-        trained = mode_of(config)
-        if trained is None or mode not in ("auto", trained):
-            raise ValueError(
-                f"{self.name}: mode is {mode!r}, but the checkpoint {self.shim.source!r} "
-                f"{f'was trained for {trained!r}' if trained else 'has no head to find entities'} "
-                f"(its heads: {', '.join(config.heads) or 'none'}). Train it with `spacy train`, "
-                "or name a checkpoint that fits"
-            )
+        config = self.shim.checkpoint.config
+        self._check_mode(mode_of(config), "to find entities")
         ner_labels(config)  # an error, if none of a span head's labels means "no entity"
 
     def predict(self, docs: Iterable[Doc]) -> list[FoundSpans]:

@@ -51,6 +51,21 @@ class MLukePipe(TrainablePipe):
             f"{self.name}] labels or by the data; {label!r} cannot be added afterwards"
         )
 
+    def _check_mode(self, trained: str | None, use: str) -> None:
+        """trained: the mode that the checkpoint was trained for; None if it has no head.
+        use: what the head is for.
+
+        RAISES (ValueError): If the setting `mode` is another.
+        """
+        mode = self.cfg["mode"]
+        if trained is None or mode not in ("auto", trained):
+            heads = ", ".join(self.shim.checkpoint.config.heads) or "none"
+            raise ValueError(
+                f"{self.name}: mode is {mode!r}, but the checkpoint {self.shim.source!r} "
+                f"{f'was trained for {trained!r}' if trained else f'has no head {use}'} "
+                f"(its heads: {heads}). Train it with `spacy train`, or name a checkpoint that fits"
+            )
+
     def _no_labels(self, place: str | None) -> ValueError:
         """place: where in doc.spans the gold annotation is; None for doc.ents."""
         return ValueError(

@@ -103,15 +103,7 @@ class MLukeRelations(MLukePipe):
     # -- annotating ----------------------------------------------------------------------------
 
     def _load(self) -> None:
-        config, mode = self.shim.checkpoint.config, self.cfg["mode"]
-        trained = mode_of(config)
-        if trained is None or mode not in ("auto", trained):
-            raise ValueError(
-                f"{self.name}: mode is {mode!r}, but the checkpoint {self.shim.source!r} "
-                f"{f'was trained for {trained!r}' if trained else 'has no head for relations'} "
-                f"(its heads: {', '.join(config.heads) or 'none'}). Train it with `spacy train`, "
-                "or name a checkpoint that fits"
-            )
+        self._check_mode(mode_of(self.shim.checkpoint.config), "for relations")
 
     def _annotate(self, docs: list[Doc]) -> None:
         self.set_annotations(docs, self.predict(docs))
