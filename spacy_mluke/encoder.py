@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .config import MLukeConfig
 from .packs import Pack, Queries
-from .products import Linear
+from .products import Linear, gelu
 
 
 class WordEmbeddings(nn.Module):
@@ -258,7 +258,7 @@ class Activation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.name == "gelu":
-            return F.gelu(x)
+            return gelu(x)
         if self.name == "gelu_new":
             return F.gelu(x, approximate="tanh")
         return F.relu(x) if self.name == "relu" else F.silu(x)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from spacy_mluke.products import Linear, cpu_products, has_onednn, set_precision
+from spacy_mluke.products import Linear, cpu_products, fill_up, gelu, has_onednn, set_precision
 
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="this torch or CPU has no oneDNN")
 # Relative error of the result (Frobenius norm), at most.
@@ -129,3 +129,27 @@ def test_float64_is_left_to_torch(linear):
     x = torch.randn(9000, 96, dtype=torch.float64)
     with torch.inference_mode():
         assert linear.double()(x).dtype == torch.float64
+
+
+def test_few_numbers_of_rows_are_asked_of_onednn():
+    """It keeps what it prepares for each."""
+    filled = [len(fill_up(torch.zeros(n, 1))) for n in range(1, 4097)]
+    assert all(n <= m <= n + max(n // 16, 0) + (n > 32) for n, m in enumerate(filled, start=1))
+    assert len(set(filled)) == 144
+    x = torch.randn(1000, 3)
+    assert fill_up(x).shape == (1024, 3)
+    assert torch.equal(fill_up(x)[:1000], x)
+    assert fill_up(x)[1000:].count_nonzero() == 0
+    assert fill_up(x[:32]).data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 64, 777])
+def test_gelu_in_parts(n, dtype):
+    x = torch.randn(n, 40).to(dtype)
+    with torch.inference_mode():
+        assert torch.equal(gelu(x), F.gelu(x))
+    x.requires_grad_()
+    gelu(x).float().sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
