@@ -35,6 +35,13 @@ def main(
         "products": [],
         "pipeline": [str(texts), "--runs", "2", "--words", "10000"],
         "precision": [str(labelled), "--limit", "100"],
+        "growth": [
+            str(texts),
+            "--runs",
+            "1",
+            "--picture",
+            str(PAGE.parent / "images" / "growth.svg"),
+        ],
     }
     if unknown := set(only or []) - commands.keys():
         raise typer.BadParameter(f"--only {min(unknown)}: there are {', '.join(commands)}")
