@@ -1,5 +1,6 @@
 """Build a wheel of a pipeline, with a model card."""
 
+import importlib.util
 import json
 import re
 import tempfile
@@ -25,6 +26,8 @@ def main(
     version: Annotated[str, Opt(help="Its version")],
 ) -> None:
     """Write OUTPUT/LANG_NAME-VERSION with a wheel in dist."""
+    if importlib.util.find_spec("build") is None:
+        msg.fail("A wheel is built by the package build: pip install build", exits=1)
     table = srsly.read_yaml(TABLE)
     found = json.loads(scores.read_text("utf8"))
     meta = json.loads((pipeline / "meta.json").read_text("utf8"))
