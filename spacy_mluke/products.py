@@ -10,9 +10,9 @@ as `set_precision` says:
   for each position; sums are whole numbers, exact, and the result is float32.
 
 oneDNN keeps what it prepares for each number of rows, and never lets go of some of it. Packs
-without padding have any number: 8,000 sentences made it hold 340 MB more after the first 2,000, now
-80. Rows are filled up to one of 16 numbers between each power of two and the next, and `gelu`,
-which torch takes from oneDNN, gets rows in powers of two.
+without padding have any number, and a stream of texts grew without end. Rows are filled up to one
+of 16 numbers between each power of two and the next, and `gelu`, which torch takes from oneDNN,
+gets rows in powers of two.
 
 For the latter two the weights are converted, and put in the order that oneDNN wants, when they are
 first used, and again when they have changed.

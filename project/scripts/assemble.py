@@ -1,13 +1,12 @@
 """Make a pipeline of a checkpoint as it is, for a language without data to train on."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import spacy
 import typer
 from wasabi import msg
 
-from spacy_mluke.cli.pipeline import TOKENIZER
+from spacy_mluke.cli.convert import make_nlp
 
 Opt = typer.Option
 
@@ -20,8 +19,7 @@ def main(
     knowledge_base: Annotated[str, Opt(help="Folder, or embedded")] = "embedded",
 ) -> None:
     """Write the pipeline."""
-    config: dict[str, Any] = TOKENIZER if tokenizer == "multilingual" else {}
-    nlp = spacy.blank(lang, config=config)
+    nlp = make_nlp(lang, tokenizer)
     nlp.add_pipe("mluke_ner", config={"checkpoint": checkpoint, "freeze": "encoder"})
     nlp.add_pipe(
         "mluke_entities",

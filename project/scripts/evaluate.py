@@ -16,7 +16,6 @@ from wasabi import msg
 from spacy_mluke.cli.evaluate import evaluate_link
 from spacy_mluke.cli.evaluate_ner import confuse_entities, score_entities
 from spacy_mluke.cli.link_results import describe
-from spacy_mluke.cli.pipeline import TOKENIZER
 
 Opt = typer.Option
 BINS = 10
@@ -66,7 +65,7 @@ def main(
 def make_start(nlp: Language, checkpoint: str) -> Language | None:
     """A pipeline of the checkpoint as it comes, with the same tokens; None if its labels are
     others."""
-    start = spacy.blank("xx", config=TOKENIZER)
+    start = spacy.blank("xx")
     start.tokenizer = nlp.tokenizer
     ner = start.add_pipe("mluke_ner", config={"checkpoint": checkpoint})
     own = nlp.get_pipe("mluke_ner")

@@ -11,8 +11,7 @@ import srsly
 import typer
 from wasabi import msg
 
-from spacy_mluke.cli.linking_data import read_linked
-from spacy_mluke.cli.records import Failure
+from spacy_mluke.cli.linking_data import read_all
 
 TABLE = Path(__file__).parents[1] / "languages.yml"
 DOWNLOADS = Path("assets/downloads")
@@ -60,11 +59,10 @@ def write_part(part: str, row: dict[str, Any], files: dict[str, str], data: str)
             f"there is no {path}: run `python -m spacy project assets --extra` first, or say "
             "--vars.data FOLDER"
         )
-    lines = []
-    for text in read_linked(path, 0, part.split(".")[0]):
-        if isinstance(text, Failure):
-            raise ValueError(f"{text.place}: {text.reason}")
-        lines.append({"lang": text.lang, "text": text.text, "ents": text.mentions})
+    lines = [
+        {"lang": text.lang, "text": text.text, "ents": text.mentions}
+        for text in read_all(path, part.split(".")[0])
+    ]
     shown = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     output.write_bytes(gzip.compress(shown.encode(), mtime=0))
     msg.good(f"{output}: {len(lines):,} texts of {row['title']} ({row['license']})")

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from .annotated import LinkedText
-from .linking_data import place_mentions, read_linked
+from .linking_data import place_mentions, read_all
 from .messages import explain, say, stop, user_errors
 from .pipeline import get_component, load_pipeline
-from .records import Failure
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -118,12 +117,7 @@ def analyze_mentions_cli(
     # fmt: on
     with user_errors():
         check_options(output, picture, neighbours, limit)
-        linked: list[LinkedText] = []
-        for path in data:
-            for item in read_linked(path):
-                if isinstance(item, Failure):
-                    raise ValueError(f"{item.place}: {item.reason}")
-                linked.append(item)
+        linked = [text for path in data for text in read_all(path)]
         nlp = load_pipeline(pipeline, checkpoint, gpu_id)
         analysis = mention_analysis(nlp, linked, limit)
         notes = {"mentions": len(analysis.items), **settings(data, pipeline, checkpoint, limit)}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from .annotated import RELATIONS_KEY, UNKNOWN, GoldMention, LinkedText, trim
-from .linking_data import find_reader, read_linked, tell_language
+from .linking_data import find_reader, read_all, read_linked, tell_language
 from .messages import say, user_errors
 from .pipeline import TOKENIZER
 from .records import PLACEHOLDER, Failure
@@ -192,13 +192,7 @@ def read_label_table(path: Path | None) -> dict[str, str | None] | None:
 def read_texts(paths: Iterable[Path]) -> set[str]:
     """What the texts of .spacy files have in common with others that differ in spaces and case
     only."""
-    texts = set()
-    for path in paths:
-        for item in read_linked(path):
-            if isinstance(item, Failure):
-                raise ValueError(f"{item.place}: {item.reason}")
-            texts.add(text_key(item.text))
-    return texts
+    return {text_key(text.text) for path in paths for text in read_all(path)}
 
 
 def text_key(text: str) -> str:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .annotated import UNKNOWN, Bounds, LinkedText, trim
 from .convert import Source
-from .linking_data import name_of, read_linked, tell_language
-from .records import Failure
+from .linking_data import name_of, read_all, tell_language
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -51,7 +50,7 @@ def evaluate_ner(
     """
     rows: list[NerRow] = []
     for source in sources:
-        texts = _read(source, limit)
+        texts = source.part(read_all(source.path, source.lang))[: limit or None]
         by_lang: dict[str, NerRow] = {}
         docs = nlp.pipe(tell_language(nlp.make_doc(text.text), text) for text in texts)
         for text, doc in zip(texts, docs, strict=True):
@@ -71,15 +70,6 @@ def evaluate_ner(
     if not rows:
         raise ValueError("There is nothing to score: no entity is annotated in the data")
     return rows
-
-
-def _read(source: Source, limit: int) -> list[LinkedText]:
-    texts = []
-    for item in read_linked(source.path, 0, source.lang):
-        if isinstance(item, Failure):
-            raise ValueError(f"{item.place}: {item.reason}")
-        texts.append(item)
-    return list(source.part(texts))[: limit or None]
 
 
 def _gold(text: LinkedText, labels: Mapping[str, str | None] | None) -> dict[Bounds, str]:

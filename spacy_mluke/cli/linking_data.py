@@ -46,6 +46,16 @@ def read_linked(path: Path, limit: int = 0, lang: str = UNKNOWN) -> Iterator[Lin
         yield from itertools.islice(items, limit or None)
 
 
+def read_all(path: Path, lang: str = UNKNOWN) -> list[LinkedText]:
+    """The texts of a file. RAISES (ValueError): If one cannot be read; it says where and why."""
+    texts = []
+    for item in read_linked(path, 0, lang):
+        if isinstance(item, Failure):
+            raise ValueError(f"{item.place}: {item.reason}")
+        texts.append(item)
+    return texts
+
+
 def find_reader(path: Path) -> Reader:
     """The reader of a file, by its name.
 

@@ -26,7 +26,7 @@ from .extensions import install_extensions, known_vectors, set_span_hooks
 from .knowledge import AUTO, BUILT_IN, load_knowledge_base, read_spacy_kb, save_knowledge_base
 from .learning import Gold, gold_of, link_gradients, typing_loss
 from .link_scoring import LinkWeights
-from .mentions import Floats, MentionBatch, MentionStates, build_mention_model
+from .mentions import Floats, MentionBatch, MentionStates, build_mention_model, softmax
 from .pipe import MLukePipe, warn_of_frozen
 from .scorers import Bounds, least_score
 from .scorers import mentions as get_mentions
@@ -232,8 +232,7 @@ class MLukeEntities(MLukePipe):
             return logits
         if not self.cfg["exclusive"]:
             return (1 / (1 + np.exp(-logits))).astype(np.float32)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return softmax(logits)
 
     def _choose(
         self, spans: Sequence[Span], probabilities: Floats, types: Sequence[str]

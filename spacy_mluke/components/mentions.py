@@ -110,6 +110,13 @@ def marked_reading(
         room -= max(len(marked) - max_pieces, 1)
 
 
+def softmax(logits: Floats) -> Floats:
+    """Probabilities of the columns, float32[N, L]."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-1e9))
+    probabilities: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
 def build_mention_model(shim: MLukeShim) -> Model[MentionBatch, MentionStates]:
     """The thinc layer around a checkpoint: mentions in, entity states and logits out."""
     return Model("mluke_mentions", mention_forward, shims=[shim], attrs={"dropout_rate": 0.0})

@@ -20,7 +20,7 @@ from ..spans import Decoding, decode
 from ..tokenization import Ints
 from ..training import MLukeShim
 from .extensions import install_extensions
-from .mentions import Floats
+from .mentions import Floats, softmax
 from .ner_learning import GoldSpans, check_labels, gold_spans, ner_loss
 from .pipe import MLukePipe, warn_of_frozen
 from .span_batches import SpanBatch, SpanStates
@@ -138,8 +138,7 @@ class MLukeNer(MLukePipe):
         states = self.model.predict(self._batch(docs))
         rows = states.entities
         logits = states.logits[rows]
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-1e9))
-        scores = (powers / powers.sum(axis=1, keepdims=True))[:, 1:]
+        scores = softmax(logits)[:, 1:]
         strengths = logits[:, 1:].max(axis=1, initial=-np.inf)
         starts, ends = states.starts[rows], states.ends[rows]
         limits = np.searchsorted(states.docs[rows], np.arange(len(docs) + 1))

@@ -18,7 +18,7 @@ from thinc.api import Optimizer, set_dropout_rate
 from ..tokenization import Ints
 from ..training import MLukeShim
 from .extensions import install_extensions, known_vectors
-from .mentions import Floats
+from .mentions import Floats, softmax
 from .pipe import MLukePipe, warn_of_frozen
 from .relation_reading import (
     PairBatch,
@@ -150,6 +150,7 @@ class MLukeRelations(MLukePipe):
             starts = [token.i for token in doc if token.is_sent_start]
             sentences = np.searchsorted(starts, [s.start for s in spans], side="right").tolist()
         allowed = None if types is None else {tuple(pair) for pair in types}
+        both = self._asks_both(self.labels)
         order = sorted(range(len(spans)), key=lambda i: (spans[i].start, spans[i].end))
         found: list[tuple[int, int]] = []
         for a, b in itertools.combinations(order, 2):
@@ -158,20 +159,19 @@ class MLukeRelations(MLukePipe):
                 continue
             if limit is not None and sentences[b] - sentences[a] > limit:
                 continue
-            for head, tail in ((a, b), (b, a)) if self._asks_both else ((a, b),):
+            for head, tail in ((a, b), (b, a)) if both else ((a, b),):
                 pair = (spans[head].label_, spans[tail].label_)
-                turned = pair if self._asks_both else pair[::-1]
+                turned = pair if both else pair[::-1]
                 if allowed is None or pair in allowed or turned in allowed:
                     found.append((head, tail))
         return np.array(found, np.int64).reshape(-1, 2)
 
-    @property
-    def _asks_both(self) -> bool:
+    def _asks_both(self, labels: Iterable[str]) -> bool:
         """Whether each of two mentions is asked about as the head; if labels say which is, as
         "per:title(e2,e1)" does, once is enough."""
         if self.cfg["order"] != "auto":
             return bool(self.cfg["order"] == "both")
-        return not any(is_turned(label) for label in self.labels)
+        return not any(map(is_turned, labels))
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[tuple[Ints, Floats]]) -> None:
         """Write the relations to doc.spans[spans_key]: its spans are the mentions, and its attrs
@@ -240,8 +240,7 @@ class MLukeRelations(MLukePipe):
         labels = {label for gold in found for label in gold.labels.values()}
         lost, doubled = (sum(getattr(g, name) for g in found) for name in ("lost", "doubled"))
         total = sum(len(gold.labels) for gold in found) + lost + doubled
-        both = self.cfg["order"] == "both"
-        both |= self.cfg["order"] == "auto" and not any(map(is_turned, labels))
+        both = self._asks_both(labels)
         for gold in found:
             related = set(gold.labels)
             if not both:
@@ -301,6 +300,7 @@ class MLukeRelations(MLukePipe):
         """RETURNS: the gold relations, other pairs of mentions, and the columns of their labels."""
         columns = {label: i for i, label in enumerate(self.labels)}
         null = columns.get(self.cfg["null_label"])
+        both = self._asks_both(columns)
         pairs: list[Ints] = []
         truths: list[int] = []
         for example, of_doc in zip(examples, gold, strict=True):
@@ -308,7 +308,7 @@ class MLukeRelations(MLukePipe):
             for (head, tail), label in of_doc.labels.items():
                 # As in use, where the first of two is the head
                 if (
-                    not self._asks_both
+                    not both
                     and of_doc.bounds[tail] < of_doc.bounds[head]
                     and turn(label) in columns
                 ):
@@ -323,7 +323,7 @@ class MLukeRelations(MLukePipe):
                         for bound, span in zip(of_doc.bounds, spans, strict=True)
                     ]
                 for head, tail in self._pairs(doc, spans).tolist():
-                    if (tail, head) not in asked or self._asks_both:
+                    if (tail, head) not in asked or both:
                         asked.setdefault((head, tail), self.cfg["null_label"])
             for label in asked.values():
                 if label not in columns:
@@ -338,12 +338,6 @@ class MLukeRelations(MLukePipe):
             [example.predicted for example in examples], [g.bounds for g in gold], pairs
         )
         return batch, np.array(truths, np.int64)
-
-
-def softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-1e9))
-    probabilities: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def relation_loss(states: PairStates, truths: Ints) -> tuple[float, PairStates]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from spacy_mluke.checkpoint import load_checkpoint
+from spacy_mluke.components.mentions import softmax
 from spacy_mluke.components.relation_reading import (
     PairBatch,
     PairStates,
@@ -20,7 +21,7 @@ from spacy_mluke.components.relation_reading import (
     mode_of,
     relation_labels,
 )
-from spacy_mluke.components.relations import relation_loss, softmax
+from spacy_mluke.components.relations import relation_loss
 from spacy_mluke.packs import Pack
 from spacy_mluke.training import MLukeShim
 
