@@ -20,9 +20,13 @@ from typing import Annotated
 import spacy
 import torch
 import typer
-from encoder import SIZES, computing
-from ner_speed import LABELS, base_checkpoint, get_ner
-from pipeline import count_words, make_workloads
+from encoder import SIZES, computing  # type: ignore[import-not-found]
+from ner_speed import (  # type: ignore[import-not-found]
+    LABELS,
+    base_checkpoint,
+    get_ner,
+)
+from pipeline import count_words, make_workloads  # type: ignore[import-not-found]
 from spacy.language import Language
 
 from spacy_mluke.checkpoint import save_checkpoint
