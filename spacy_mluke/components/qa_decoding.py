@@ -9,7 +9,7 @@ import numpy as np
 from spacy.tokens import Doc
 
 from ..tokenization import Ints, Pieces
-from .mentions import Floats, token_offsets
+from .mentions import token_offsets
 from .qa_reading import AnswerStates, AnswerWindow
 
 # Of a window, so many pieces that may begin an answer are combined with so many that may end one
@@ -50,33 +50,34 @@ def decode(
     max_length: word pieces of the longest answer.
     threshold: the least score.
     """
-    of_pair: list[list[int]] = [[] for _ in docs]
-    for i, window in enumerate(states.windows):
-        of_pair[window.pair].append(i)
+    best: list[dict[Bounds, float]] = [{} for _ in docs]
     offsets: dict[int, tuple[Ints, Ints]] = {}
-    found = []
-    for doc, pieces, windows in zip(docs, states.pieces, of_pair, strict=True):
+    for i, window in enumerate(states.windows):
+        doc = docs[window.pair]
         if id(doc) not in offsets:
             offsets[id(doc)] = token_offsets(doc)
-        best = [
-            _window_spans(
-                states.logits[states.rows[i] : states.rows[i + 1]],
-                states.windows[i].start,
-                max(BEST, k),
-                max_length,
-            )
-            for i in windows
-        ]
-        found.append(_rank(best, pieces, offsets[id(doc)], k, threshold))
-    return found
+        logits = states.logits[states.rows[i] : states.rows[i + 1]].astype(np.float64)
+        pieces = states.pieces[window.pair]
+        known = best[window.pair]
+        for bounds, score in _window_answers(
+            logits, pieces, window.start, offsets[id(doc)], k, max_length
+        ).items():
+            known[bounds] = max(known.get(bounds, -np.inf), score)
+    return [_rank(known, k, threshold) for known in best]
 
 
-def _window_spans(
-    logits: Floats, start: int, best: int, max_length: int
-) -> tuple[Ints, Ints, np.ndarray]:
-    """RETURNS: first and last pieces of spans that may be answers, and their logits less those of
-    no answer, float64[n]."""
-    begins, ends = logits[1:].astype(np.float64).T
+def _window_answers(
+    logits: np.ndarray,
+    pieces: Pieces,
+    start: int,
+    tokens: tuple[Ints, Ints],
+    k: int,
+    max_length: int,
+) -> dict[Bounds, float]:
+    """The k best answers of a window that differ in their tokens, by token bounds, with their
+    logits less those of no answer."""
+    begins, ends = logits[1:].T
+    best = max(BEST, k)
     chosen = [
         np.argpartition(-scores, best)[:best] if len(scores) > best else np.arange(len(scores))
         for scores in (begins, ends)
@@ -84,40 +85,29 @@ def _window_spans(
     first, last = (grid.ravel() for grid in np.meshgrid(*chosen, indexing="ij"))
     fits = (first <= last) & (last < first + max_length)
     first, last = first[fits], last[fits]
-    null = logits[0].astype(np.float64).sum()
-    return first + start, last + start, begins[first] + ends[last] - null
-
-
-def _rank(
-    spans: Sequence[tuple[Ints, Ints, np.ndarray]],
-    pieces: Pieces,
-    tokens: tuple[Ints, Ints],
-    k: int,
-    threshold: float,
-) -> Found:
-    none = np.zeros(0)
-    if not spans or not len(tokens[0]):
-        return Found([], none, 1.0)
-    first, last, scores = map(np.concatenate, zip(*spans, strict=True))
+    scores = begins[first] + ends[last] - logits[0].sum()
     # The tokens that have the first and the last of the characters
-    starts = np.searchsorted(tokens[1], pieces.starts[first], side="right")
-    ends = np.searchsorted(tokens[0], pieces.ends[last], side="left")
-    order = np.argsort(-scores, kind="stable")
-    chosen: dict[Bounds, float] = {}
-    for start, end, score in zip(
-        starts[order].tolist(), ends[order].tolist(), scores[order].tolist(), strict=True
-    ):
-        if start < end:  # a lone word-start piece has no characters
-            chosen.setdefault((start, end), score)
-            if len(chosen) == k:
+    from_token = np.searchsorted(tokens[1], pieces.starts[first + start], side="right")
+    to_token = np.searchsorted(tokens[0], pieces.ends[last + start], side="left")
+    found: dict[Bounds, float] = {}
+    for i in np.argsort(-scores, kind="stable").tolist():
+        bounds = int(from_token[i]), int(to_token[i])
+        if bounds[0] < bounds[1]:  # a lone word-start piece has no characters
+            found.setdefault(bounds, float(scores[i]))
+            if len(found) == k:
                 break
-    if not chosen:
-        return Found([], none, 1.0)
-    logs = np.array(list(chosen.values()))
-    odds = 1 / (1 + np.exp(-np.clip(logs, -500, 500)))
-    kept = odds >= threshold
-    bounds = [bound for bound, keep in zip(chosen, kept.tolist(), strict=True) if keep]
-    return Found(bounds, odds[kept], float(1 / (1 + np.exp(np.clip(logs[0], -500, 500)))))
+    return found
+
+
+def _rank(answers: dict[Bounds, float], k: int, threshold: float) -> Found:
+    ranked = sorted(answers.items(), key=lambda item: -item[1])[:k]
+    if not ranked:
+        return Found([], np.zeros(0), 1.0)
+    odds = np.clip(np.array([score for _, score in ranked]), -500, 500)
+    scores = 1 / (1 + np.exp(-odds))
+    kept = int((scores >= threshold).sum())
+    bounds = [bounds for bounds, _ in ranked[:kept]]
+    return Found(bounds, scores[:kept], float(1 / (1 + np.exp(odds[0]))))
 
 
 def answer_targets(
