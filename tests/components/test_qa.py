@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import spacy
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 from spacy.util import fix_random_seed, ignore_error
@@ -104,6 +106,12 @@ def trained(plain_checkpoint, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def reader(trained):
+    """A pipeline that always answers."""
+    return make_nlp(trained)
+
+
 @pytest.fixture
 def nlp(trained):
     return make_nlp(trained, threshold=0.5)
@@ -187,6 +195,24 @@ def test_questions_of_any_length(trained):
     beginning = "Where was she born? " * 40
     assert qa.answer(doc, long)[0].score == qa.answer(doc, beginning)[0].score
     assert qa.answer(doc, "?")[0].score > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(max_size=120), question=st.text(max_size=40), k=st.integers(1, 5))
+def test_any_text_can_be_asked_anything(reader, text, question, k):
+    """Answers are spans of the text with different tokens; only a question without words fails."""
+    qa, doc = reader.get_pipe("mluke_qa"), reader.make_doc(text)
+    pieces = qa.shim.checkpoint.pieces
+    if not len(pieces.encode(question)):
+        with pytest.raises(ValueError, match="has no words"):
+            qa.answer(doc, question, k)
+        return
+    answers = qa.answer(doc, question, k)
+    assert len(answers) <= k
+    assert len({(a.span.start, a.span.end) for a in answers}) == len(answers)
+    assert bool(answers) == bool(len(pieces.encode(text)))
+    assert all(0 <= a.score <= 1 and 0 <= a.no_answer_score <= 1 for a in answers)
+    assert [a.score for a in answers] == sorted((a.score for a in answers), reverse=True)
 
 
 @pytest.mark.slow
