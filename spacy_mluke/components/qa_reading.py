@@ -249,7 +249,7 @@ def _read(
             begin += len(pieces[-1])
         words, _ = model.luke(Pack.from_windows(pieces, entities, positions, shim.device), "full")
         scored = torch.from_numpy(np.concatenate(rows)).to(shim.device)
-        logits = model.qa_outputs(words[scored]).float()
+        logits = model.qa_outputs(words[scored].float()).float()
         for i, part in zip(group, logits.split(list(map(len, rows))), strict=True):
             parts[i] = part
     return torch.cat(parts) if parts else torch.zeros(0, 2, device=shim.device)
