@@ -66,7 +66,7 @@ def analyze(nlp: Language, of: str, sources: Sequence[Source], limit: int = 0) -
     RAISES (ValueError): If a text cannot be read, or there are items in less than two languages.
     """
     if of == TEXTS:
-        analysis = text_analysis(nlp, limited(read_texts(sources), limit))
+        analysis = text_analysis(nlp, limited(_read_parallel(sources), limit))
     else:
         linked = [t for s in sources for t in s.part(read_all(s.path, s.lang))]
         analysis = mention_analysis(nlp, linked, limit)
@@ -79,7 +79,7 @@ def analyze(nlp: Language, of: str, sources: Sequence[Source], limit: int = 0) -
     return analysis
 
 
-def read_texts(sources: Sequence[Source]) -> list[ParallelText]:
+def _read_parallel(sources: Sequence[Source]) -> list[ParallelText]:
     return [
         text
         for source in sources
