@@ -34,6 +34,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "LukeForEntityClassification": ("typing",),
     "LukeForEntityPairClassification": ("pair",),
     "LukeForEntitySpanClassification": ("span",),
+    "LukeForQuestionAnswering": ("answer",),
 }
 
 LABELLED = ("typing", "pair", "span")  # heads that need labels

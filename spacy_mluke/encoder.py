@@ -5,7 +5,8 @@ is the layout: a `Pack` holds the positions of many windows one after another wi
 only attention (`attention.py`) has to know which window is where.
 
 Words and entities see each other ("full"), or an entity sees the words and itself, and no word sees
-an entity ("words"): then the words need to be read but once for any number of entities.
+an entity ("words"): then the words need to be read but once for any number of entities. That is
+for entities that are asked about; where they are there to help the words, they are read "full".
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Read, SelfAttention, Where, WordMemory
-from .config import MLukeConfig
+from .config import EntityAttention, MLukeConfig
 from .packs import Pack, Queries
 from .products import LayerNorm, Linear, gelu
 
@@ -224,12 +225,15 @@ class MLukeEncoder(nn.Module):
     def entity_table(self) -> EntityTable:
         return self.entity_embeddings.entity_embeddings
 
-    def forward(self, pack: Pack) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pack: Pack, attention: EntityAttention | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode a pack.
 
+        attention: who sees whom; None for what the config says.
         RETURNS: states of the word pieces, float[W, H], and of the entities, float[E, H].
         """
-        if self.config.entity_attention == "words" and len(pack.entities):
+        if (attention or self.config.entity_attention) == "words" and len(pack.entities):
             memory = self.read_words(pack.words_only())
             return memory.states, self.read_queries(memory, pack.as_queries())
         x = self.embeddings(pack.pieces, pack.piece_positions)

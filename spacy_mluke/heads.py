@@ -96,6 +96,20 @@ class NerHead(nn.Module):
         return self.classifier(self.dropout(torch.cat([starts, ends, entities], dim=-1)))
 
 
+class AnswerHead(nn.Linear):
+    """Where an answer begins and ends, from the states of pieces (`LukeForQuestionAnswering`).
+
+    Not a classification head: a checkpoint can have it besides one.
+    """
+
+    def __init__(self, config: MLukeConfig) -> None:
+        super().__init__(config.hidden_size, 2)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """[N, H] -> logits [N, 2], of an answer's first and last piece."""
+        return super().forward(words)
+
+
 class MaskedWordHead(nn.Module):
     """Which word piece stands behind a `<mask>`; the decoder is the word embedding table."""
 
@@ -180,8 +194,8 @@ class MLuke(nn.Module):
     """An encoder with the heads that `config.architectures` names; a head that it does not name is
     None. Freshly made, its weights are not set.
 
-    `classifier` is the typing, pair or span head: a checkpoint has one of them at most. `ner` and
-    `relation` are heads besides.
+    `classifier` is the typing, pair or span head: a checkpoint has one of them at most. `ner`,
+    `relation` and `qa_outputs` (of answers) are heads besides.
     """
 
     def __init__(self, config: MLukeConfig, *, pooler: bool = False) -> None:
@@ -207,6 +221,7 @@ class MLuke(nn.Module):
         )
         self.ner = NerHead(config) if "ner" in config.heads else None
         self.relation = RelationHead(config) if "relation" in config.heads else None
+        self.qa_outputs = AnswerHead(config) if "answer" in config.heads else None
 
     def score_masked_words(self, words: Tensor) -> Tensor:
         """States of masked pieces [N, H] -> logits over the vocabulary [N, V]."""

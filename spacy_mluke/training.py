@@ -23,10 +23,10 @@ from thinc.types import Floats1d
 from torch import Tensor, nn
 
 from .checkpoint import CONFIG, Checkpoint, load_checkpoint, peek_config, save_checkpoint
-from .config import HEADS, MULTI_LABEL, SINGLE_LABEL, MLukeConfig, RelationFeatures
+from .config import HEADS, LABELLED, MULTI_LABEL, SINGLE_LABEL, MLukeConfig, RelationFeatures
 from .devices import largest_batch, resolve_device, resolve_precision
 from .encoder import init_weights, set_dropout
-from .heads import MLuke, NerHead, PairHead, RelationHead, SpanHead, TypingHead
+from .heads import AnswerHead, MLuke, NerHead, PairHead, RelationHead, SpanHead, TypingHead
 from .kb.vocabulary import default_cache
 from .optimizers import clip_gradients, make_optimizer, step
 from .products import HALVES, cpu_products, set_precision
@@ -220,6 +220,13 @@ class MLukeShim(Shim):
         self.checkpoint.model.ner = self.checkpoint.model.relation = None
         self._set_head("classifier", config, PairHead(config))
 
+    def set_answer_head(self) -> None:
+        """Give the model a fresh head that finds answers."""
+        config = self.checkpoint.config
+        others = [name for name in config.architectures if HEADS[name]]
+        config = replace(config, architectures=(*others, "LukeForQuestionAnswering"))
+        self._set_head("qa_outputs", config, AnswerHead(config))
+
     def _check_alone(self) -> None:
         if len(self.users) > 1:
             raise ValueError(
@@ -231,8 +238,12 @@ class MLukeShim(Shim):
     def _config_with(self, architecture: str, **settings: Any) -> MLukeConfig:
         """The config with another classification head."""
         config = self.checkpoint.config
-        pretraining = [name for name in config.architectures if name == "LukeForMaskedLM"]
-        return replace(config, architectures=(*pretraining, architecture), **settings)
+        others = [
+            name
+            for name in config.architectures
+            if HEADS[name] and not set(LABELLED).intersection(HEADS[name])
+        ]
+        return replace(config, architectures=(*others, architecture), **settings)
 
     def _set_head(self, name: str, config: MLukeConfig, head: nn.Module) -> None:
         checkpoint = self.checkpoint

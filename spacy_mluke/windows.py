@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -56,6 +57,13 @@ class Window:
     def size(self) -> int:
         """Positions that the encoder sees: pieces, `<s>`, `</s>` and entities."""
         return self.end - self.start + 2 + len(self.mentions)
+
+
+class Sized(Protocol):
+    """Anything of which it is known how many positions the encoder sees."""
+
+    @property
+    def size(self) -> int: ...
 
 
 def cut_windows(
@@ -137,7 +145,7 @@ def _cut_before(start: int, n: int, max_pieces: int, reading: Reading) -> int:
     return limit
 
 
-def batch_windows(windows: Sequence[Window], budget: int) -> list[list[int]]:
+def batch_windows(windows: Sequence[Sized], budget: int) -> list[list[int]]:
     """Group windows of similar length, longest first, so that the longest of a group times their
     number is at most `budget` positions (a longer window goes alone).
 

@@ -120,6 +120,18 @@ def test_round_trip_loses_nothing(tmp_path):
     assert hash(read) == hash(config)
 
 
+def test_an_answer_head_needs_no_labels():
+    """And stands besides one that has some."""
+    data = {**MLUKE_BASE, "architectures": ["LukeForQuestionAnswering"], "spacy_mluke": {}}
+    config = MLukeConfig.from_dict(data)
+    assert (config.heads, config.labels, config.piece_convention) == (("answer",), (), "context")
+    assert "id2label" not in config.to_dict()
+    data["architectures"].insert(0, "LukeForEntityClassification")
+    data["id2label"] = {"0": "LOC"}
+    config = MLukeConfig.from_dict(data)
+    assert (config.heads, config.labels) == (("typing", "answer"), ("LOC",))
+
+
 def test_from_dict_leaves_its_argument_alone():
     data = {**MLUKE_BASE, "id2label": {"0": "A"}, "spacy_mluke": {"hide_entities": True}}
     before = json.dumps(data)

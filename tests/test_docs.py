@@ -24,7 +24,11 @@ from thinc.api import Config
 import spacy_mluke.checkpoint
 from spacy_mluke.cli import app
 from spacy_mluke.components.entities import MLukeEntities
-from spacy_mluke.components.factories import create_mention_corpus, create_transformer_model
+from spacy_mluke.components.factories import (
+    create_mention_corpus,
+    create_question_corpus,
+    create_transformer_model,
+)
 from spacy_mluke.components.pipe import MLukePipe
 from spacy_mluke.config import OWN_SECTION, MLukeConfig
 from spacy_mluke.pretraining.settings import Settings
@@ -37,6 +41,7 @@ COMPONENTS = [
     ("mluke_entities", "mluke_entities.md"),
     ("mluke_ner", "ner.md"),
     ("mluke_relations", "relations.md"),
+    ("mluke_qa", "qa.md"),
 ]
 NO_TEST = re.compile(r"<!-- no-test: .+ -->")
 
@@ -231,8 +236,9 @@ def test_methods_of_mluke_entities():
     [
         ("transformer.md", "## Arguments", create_transformer_model),
         ("training.md", "## MentionCorpus", create_mention_corpus),
+        ("qa.md", "### QuestionCorpus", create_question_corpus),
     ],
-    ids=["transformer", "corpus"],
+    ids=["transformer", "corpus", "question_corpus"],
 )
 def test_arguments(page, heading, function):
     assert defaults_in_table(page, heading) == defaults_of(function)

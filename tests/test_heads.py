@@ -91,6 +91,24 @@ def test_span_head_equals_entity_span_classification(make_checkpoint, vocab_size
     close(logits, unpad(expected, [len(w[1]) for w in windows]))
 
 
+@pytest.mark.parametrize("entity_aware", [False, True])
+def test_answer_head_equals_question_answering(make_checkpoint, vocab_size, entity_aware):
+    folder, theirs = make_checkpoint(
+        "LukeForQuestionAnswering",
+        id2label=None,
+        label2id=None,
+        use_entity_aware_attention=entity_aware,
+    )
+    windows = random_windows(vocab_size)
+    model = load(folder).model
+    with torch.no_grad():
+        logits = model.qa_outputs(model(make_pack(windows))[0])
+        expected = theirs.to(DEVICE)(**hf_inputs(windows))
+    lengths = [len(w[0]) for w in windows]
+    for column, padded in enumerate((expected.start_logits, expected.end_logits)):
+        close(logits[:, column], unpad(padded, lengths))
+
+
 @pytest.mark.parametrize("map_entities", [False, True])
 def test_masked_heads_equal_masked_lm(make_checkpoint, vocab_size, map_entities):
     folder, theirs = make_checkpoint("LukeForMaskedLM")

@@ -10,8 +10,9 @@ from .records import Failure
 
 Bounds = tuple[int, int]
 UNKNOWN = "und"
-# Where documents have their mentions and relations: doc.spans[RELATIONS_KEY]
+# Where documents have their mentions and relations, and their questions and answers: doc.spans[…]
 RELATIONS_KEY = "relations"
+QUESTIONS_KEY = "questions"
 
 
 class GoldMention(NamedTuple):
@@ -24,12 +25,22 @@ class GoldMention(NamedTuple):
     link: str = ""
 
 
+class AskedQuestion(NamedTuple):
+    """A question about a text. answers: character offsets [start, end) of where it is answered, the
+    best first; texts: what is right, none if the text does not answer it."""
+
+    question: str
+    answers: Sequence[Bounds]
+    texts: Sequence[str]
+
+
 class LinkedText(NamedTuple):
     """A text in a language ("und" if it is not known), and its mentions in any order.
 
     place: where it was read, for messages: "notes.jsonl:12".
-    left_out: mentions of the source that cannot be one span of the text.
+    left_out: mentions or answers of the source that cannot be one span of the text.
     relations: head and tail, as indices into the mentions, and label; None if not annotated.
+    questions: None if not annotated.
     """
 
     lang: str
@@ -38,6 +49,7 @@ class LinkedText(NamedTuple):
     place: str = ""
     left_out: Sequence[Failure] = ()
     relations: Sequence[tuple[int, int, str]] | None = None
+    questions: Sequence[AskedQuestion] | None = None
 
     @property
     def links(self) -> dict[Bounds, str]:

@@ -38,8 +38,8 @@ labels_help = (
     "labels are errors then; without it, labels are kept"
 )
 misaligned_help = (
-    "What to do with mentions that begin or end within a token: take the whole tokens, leave the "
-    "mention out, or stop"
+    "What to do with mentions and answers that begin or end within a token: take the whole tokens, "
+    "leave them out, or stop"
 )
 without_help = "Leave out texts that are in this .spacy file; may be given repeatedly"
 counts_help = "JSON file for all counts, overwritten if it is there"
@@ -66,10 +66,12 @@ def convert_cli(
 
     Relations come as {"text", "head": [start, end], "tail": [start, end], "label"}, or with the
     texts of the first form as "relations": [[head, tail, label], …], by indices into "ents".
+    Questions come in the format of SQuAD, .json or .json.gz.
 
-    Mentions are in doc.ents, with their links as kb_id_; relations in doc.spans["relations"]. What
-    was left out is counted. Of mentions that overlap, doc.ents has the longest. A line that cannot
-    be read, or a label that is not in the table, is an error.
+    Mentions are in doc.ents, with their links as kb_id_; relations in doc.spans["relations"],
+    questions and answers in doc.spans["questions"]. What was left out is counted. Of mentions that
+    overlap, doc.ents has the longest. A line that cannot be read, or a label that is not in the
+    table, is an error.
     """
     # fmt: on
     with user_errors():

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .annotated import RELATIONS_KEY, GoldMention, LinkedText, trim
+from .annotated import (
+    QUESTIONS_KEY,
+    RELATIONS_KEY,
+    Bounds,
+    GoldMention,
+    LinkedText,
+    trim,
+)
 from .linking_data import read_linked, tell_language
 from .records import PLACEHOLDER, Failure
 from .sources import Source
@@ -27,7 +34,8 @@ def text_key(text: str) -> str:
 class Counts:
     """What was converted, and what was not.
 
-    left_out, relations_left_out: by reason, with the first of each as an example.
+    left_out: of "mentions", "relations" and "answers", by reason, with the first of each as an
+        example.
     """
 
     texts: int = 0
@@ -37,16 +45,24 @@ class Counts:
     blank: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     relations: Counter[str] = field(default_factory=Counter)
+    questions: int = 0
+    answers: int = 0
+    unanswerable: int = 0
     links: int = 0
     nil: int = 0
     expanded: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    relations_left_out: Counter[str] = field(default_factory=Counter)
+    left_out: dict[str, Counter[str]] = field(
+        default_factory=lambda: {what: Counter() for what in ("mentions", "relations", "answers")}
+    )
     examples: dict[str, str] = field(default_factory=dict)
 
-    def leave_out(self, reason: str, example: str) -> None:
-        self.left_out[reason] += 1
+    def leave_out(self, what: str, reason: str, example: str) -> None:
+        self.left_out[what][reason] += 1
         self.examples.setdefault(reason, example)
+
+    def expand(self, example: str, span: Span) -> None:
+        self.expanded += 1
+        self.examples.setdefault("expanded", f"{example}, of {span.text!r}")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,35 +72,46 @@ class Counts:
             "texts_left_out": {"repeated": self.repeated, "blank": self.blank},
             "mentions": dict(sorted(self.labels.items())),
             "relations": dict(sorted(self.relations.items())),
+            "questions": self.questions,
+            "answers": self.answers,
+            "unanswerable": self.unanswerable,
             "links": self.links,
             "nil": self.nil,
             "expanded": self.expanded,
-            "mentions_left_out": dict(self.left_out.most_common()),
-            "relations_left_out": dict(self.relations_left_out.most_common()),
+            **{
+                f"{what}_left_out": dict(reasons.most_common())
+                for what, reasons in self.left_out.items()
+            },
             "examples": self.examples,
         }
 
     def summary(self) -> str:
         labels = ", ".join(f"{label} {n:,}" for label, n in sorted(self.labels.items()))
         links = f", {self.links:,} linked, {self.nil:,} NIL" if self.links or self.nil else ""
-        return (
-            f"{self.texts:,} texts, {self.tokens:,} tokens, {self.labels.total():,} mentions "
-            f"({labels}{links})"
-            + (f", {self.relations.total():,} relations" if self.relations else "")
-        )
+        mentions = f"{self.labels.total():,} mentions ({labels}{links})"
+        parts = [f"{self.texts:,} texts, {self.tokens:,} tokens"]
+        parts += [mentions] if self.labels or not self.questions else []
+        parts += [f"{self.relations.total():,} relations"] if self.relations else []
+        if self.questions:
+            parts.append(
+                f"{self.questions:,} questions ({self.answers:,} answers, {self.unanswerable:,} "
+                "questions without one)"
+            )
+        return ", ".join(parts)
 
     def details(self) -> str:
         lines = [
             (self.repeated, "texts left out: in a file of --without", ""),
             (self.blank, "texts left out: white space", ""),
-            (self.expanded, "mentions widened to whole tokens", self.examples.get("expanded", "")),
-            *(
-                (n, f"mentions left out: {reason}", self.examples[reason])
-                for reason, n in self.left_out.most_common()
+            (
+                self.expanded,
+                f"{'answers' if self.questions else 'mentions'} widened to whole tokens",
+                self.examples.get("expanded", ""),
             ),
             *(
-                (n, f"relations left out: {reason}", self.examples[reason])
-                for reason, n in self.relations_left_out.most_common()
+                (n, f"{what} left out: {reason}", self.examples[reason])
+                for what, reasons in self.left_out.items()
+                for reason, n in reasons.most_common()
             ),
         ]
         return "\n".join(
@@ -144,7 +171,7 @@ class Converter:
                 f"Nothing is left of {named}: {self.counts.repeated} texts are in the files of "
                 f"--without, {self.counts.blank} are white space"
             )
-        if not self.counts.labels:
+        if not self.counts.labels and not self.counts.questions:
             raise ValueError(f"No mention is left of {named}\n{self.counts.details()}".rstrip())
 
     def _check_labels(self, texts: Sequence[LinkedText]) -> None:
@@ -154,7 +181,7 @@ class Converter:
         for text in texts:
             for mention in text.mentions:
                 if mention.label not in self.labels:
-                    reason = f"label {mention.label!r}: {_shown(text, mention)}"
+                    reason = f"label {mention.label!r}: {_shown(text, mention[:2])}"
                     unknown.setdefault(mention.label, Failure(text.place, reason))
         if unknown:
             known = ", ".join(map(repr, self.labels))
@@ -167,31 +194,32 @@ class Converter:
 
         counts = self.counts
         doc = tell_language(self.nlp.make_doc(text.text), text)
+        what = "mentions" if text.questions is None else "answers"
         for failure in text.left_out:
-            counts.leave_out("not one span of the text", f"{failure.place}: {failure.reason}")
+            example = f"{failure.place}: {failure.reason}"
+            counts.leave_out(what, "not one span of the text", example)
         ents: list[Span] = []
         taken: set[int] = set()
         placed: dict[GoldMention, Span] = {}
         # The longest first, and of those the first
         for mention in sorted(text.mentions, key=lambda m: (m.start - m.end, m.start)):
             label = mention.label if self.labels is None else self.labels[mention.label]
-            example = f"{text.place}: {_shown(text, mention)}"
+            example = f"{text.place}: {_shown(text, mention[:2])}"
             if label is None:
-                counts.leave_out(f"label {mention.label!r}", example)
+                counts.leave_out("mentions", f"label {mention.label!r}", example)
                 continue
-            span = self._place(doc, text, mention)
+            span = self._place(doc, text, mention[:2], "mentions")
             if span is None:
                 continue
             placed[mention] = Span(
                 doc, span.start, span.end, label=label or PLACEHOLDER, kb_id=mention.link
             )
             if not taken.isdisjoint(range(span.start, span.end)):
-                counts.leave_out("inside or across another", example)
+                counts.leave_out("mentions", "inside or across another", example)
                 continue
             taken.update(range(span.start, span.end))
             if (span.start_char, span.end_char) != trim(text.text, mention[:2]):
-                counts.expanded += 1
-                counts.examples.setdefault("expanded", f"{example}, of {span.text!r}")
+                counts.expand(example, span)
             ents.append(placed[mention])
             counts.labels[label or PLACEHOLDER] += 1
             counts.links += mention.link not in ("", "NIL")
@@ -199,6 +227,8 @@ class Converter:
         doc.set_ents(ents)
         if text.relations is not None:
             self._set_relations(doc, text, placed)
+        if text.questions is not None:
+            self._set_questions(doc, text)
         counts.texts += 1
         counts.tokens += len(doc)
         counts.with_mentions += bool(ents)
@@ -211,13 +241,14 @@ class Converter:
         relations = []
         for head, tail, label in text.relations or ():
             pair = [text.mentions[i] for i in (head, tail)]
+            example = f"{text.place}: {label}"
             if pair[0] == pair[1]:
-                self._leave_out_relation("of a mention to itself", f"{text.place}: {label}")
+                self.counts.leave_out("relations", "of a mention to itself", example)
             elif all(mention in placed for mention in pair):
                 relations.append([*map(kept.index, pair), label])
                 self.counts.relations[label] += 1
             else:
-                self._leave_out_relation("of a mention left out", f"{text.place}: {label}")
+                self.counts.leave_out("relations", "of a mention left out", example)
         doc.spans[RELATIONS_KEY] = SpanGroup(
             doc,
             name=RELATIONS_KEY,
@@ -225,16 +256,32 @@ class Converter:
             attrs={"relations": relations},
         )
 
-    def _leave_out_relation(self, reason: str, example: str) -> None:
-        self.counts.relations_left_out[reason] += 1
-        self.counts.examples.setdefault(reason, example)
+    def _set_questions(self, doc: Doc, text: LinkedText) -> None:
+        from ..components.qa_scorers import Question, write_questions
 
-    def _place(self, doc: Doc, text: LinkedText, mention: GoldMention) -> Span | None:
-        """The span of a mention; None if it is left out."""
-        start, end = trim(text.text, (mention.start, mention.end))
-        example = f"{text.place}: {_shown(text, mention)}"
+        counts = self.counts
+        questions = []
+        for asked in text.questions or ():
+            spans: dict[Bounds, Span] = {}
+            for bounds in asked.answers:
+                span = self._place(doc, text, bounds, "answers")
+                if span is None:
+                    continue
+                if (span.start_char, span.end_char) != trim(text.text, bounds):
+                    counts.expand(f"{text.place}: {_shown(text, bounds)}", span)
+                spans.setdefault((span.start, span.end), span)
+            questions.append(Question(asked.question, list(spans.values()), asked.texts))
+            counts.questions += 1
+            counts.answers += len(spans)
+            counts.unanswerable += not asked.texts
+        write_questions(doc, QUESTIONS_KEY, questions)
+
+    def _place(self, doc: Doc, text: LinkedText, bounds: Bounds, what: str) -> Span | None:
+        """The span of a mention or an answer; None if it is left out."""
+        start, end = trim(text.text, bounds)
+        example = f"{text.place}: {_shown(text, bounds)}"
         if start == end:
-            self.counts.leave_out("white space", example)
+            self.counts.leave_out(what, "white space", example)
             return None
         span = doc.char_span(start, end)
         if span is not None:
@@ -245,13 +292,13 @@ class Converter:
         if self.misaligned == "error":
             raise ValueError(f"{example}: begins or ends within a token")
         if self.misaligned == "drop":
-            self.counts.leave_out("begins or ends within a token", example)
+            self.counts.leave_out(what, "begins or ends within a token", example)
             return None
         return whole
 
 
-def _shown(text: LinkedText, mention: GoldMention) -> str:
-    shown = text.text[mention.start : mention.end]
+def _shown(text: LinkedText, bounds: Bounds) -> str:
+    shown = text.text[slice(*bounds)]
     return repr(shown if len(shown) <= 40 else f"{shown[:39]}…")
 
 

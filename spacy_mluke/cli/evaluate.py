@@ -4,6 +4,7 @@ import typer
 
 from .evaluate_link import evaluate_link_cli
 from .evaluate_ner import evaluate_ner_cli
+from .evaluate_qa import evaluate_qa_cli
 from .evaluate_relations import evaluate_relations_cli
 from .evaluate_retrieval import evaluate_retrieval_cli
 
@@ -15,5 +16,6 @@ evaluate_app = typer.Typer(
 )
 evaluate_app.command("link")(evaluate_link_cli)
 evaluate_app.command("ner")(evaluate_ner_cli)
+evaluate_app.command("qa")(evaluate_qa_cli)
 evaluate_app.command("relations")(evaluate_relations_cli)
 evaluate_app.command("retrieval")(evaluate_retrieval_cli)

@@ -1,15 +1,25 @@
-"""Readers of annotated files: CoNLL and IOB, the tables of HIPE, brat, .spacy."""
+"""Readers of annotated files: CoNLL and IOB, the tables of HIPE, brat, SQuAD, .spacy."""
 
 from __future__ import annotations
 
+import gzip
 import itertools
+import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .annotated import RELATIONS_KEY, UNKNOWN, GoldMention, LinkedText
+from .annotated import (
+    QUESTIONS_KEY,
+    RELATIONS_KEY,
+    UNKNOWN,
+    AskedQuestion,
+    GoldMention,
+    LinkedText,
+)
 from .messages import explain
 from .records import Failure
 from .token_tags import is_tag, join_tokens, read_tags
@@ -226,12 +236,70 @@ def read_brat(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure]
     yield LinkedText(lang, text, linked, str(path), left_out)
 
 
+def read_squad(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure]:
+    """Read the paragraphs of a file in the format of SQuAD 1.1 or 2.0, gzipped or not, with their
+    questions. Those that "is_impossible" says cannot be answered, have no answers.
+    https://rajpurkar.github.io/SQuAD-explorer/
+    """
+    try:
+        data = path.read_bytes()
+        content = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (ValueError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
+        yield Failure(str(path), f"not JSON ({explain(error)})")
+        return
+    articles = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(articles, list):
+        yield Failure(str(path), 'not in the format of SQuAD: no list "data"')
+        return
+    for number, article in enumerate(articles, start=1):
+        place = f"{path}, article {number}"
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            yield Failure(place, 'no list "paragraphs"')
+            continue
+        for at, paragraph in enumerate(paragraphs, start=1):
+            try:
+                yield _read_paragraph(f"{place}, paragraph {at}", paragraph, lang)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                yield Failure(
+                    f"{place}, paragraph {at}",
+                    'not {"context", "qas": [{"question", "answers": [{"text", "answer_start"}, '
+                    f"…]}}, …]}}: {type(error).__name__} {explain(error)}",
+                )
+
+
+def _read_paragraph(place: str, paragraph: dict[str, Any], lang: str) -> LinkedText:
+    context = paragraph["context"]
+    if not isinstance(context, str):
+        raise TypeError(f'"context" is {context!r}, not a string')
+    questions: list[AskedQuestion] = []
+    left_out: list[Failure] = []
+    for asked in paragraph["qas"]:
+        answers: dict[tuple[int, int], None] = {}
+        texts: dict[str, None] = {}
+        for answer in [] if asked.get("is_impossible") else asked["answers"]:
+            text, start = answer["text"], answer["answer_start"]
+            if not text.strip():
+                raise ValueError(f"an answer to {asked['question']!r} is empty")
+            texts[text] = None
+            end = start + len(text)
+            if context[start:end] == text:
+                answers[start, end] = None
+            else:
+                left_out.append(
+                    Failure(place, f"{text!r} is not at {start}, which is {context[start:end]!r}")
+                )
+        questions.append(AskedQuestion(asked["question"].strip(), list(answers), list(texts)))
+    return LinkedText(lang, context, [], place, left_out, questions=questions)
+
+
 def read_spacy(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure]:
-    """Read the documents of a .spacy file with their doc.ents."""
+    """Read the documents of a .spacy file with their doc.ents, relations and questions."""
     from spacy.tokens import DocBin
     from spacy.vocab import Vocab
 
     from ..components.extensions import install_extensions
+    from ..components.qa_scorers import questions_of
     from ..components.relation_scorers import relations_of
 
     install_extensions()
@@ -256,7 +324,19 @@ def read_spacy(path: Path, lang: str = UNKNOWN) -> Iterator[LinkedText | Failure
                 bounds = {mention[:2] for mention in related}
                 mentions = [*related, *(one for one in mentions if one[:2] not in bounds)]
                 relations = tuple(relations_of(doc, RELATIONS_KEY))
-            yield LinkedText(own, doc.text, mentions, place, relations=relations)
+            questions = None
+            if QUESTIONS_KEY in doc.spans:
+                questions = [
+                    AskedQuestion(
+                        asked.text,
+                        [(span.start_char, span.end_char) for span in asked.spans],
+                        asked.texts,
+                    )
+                    for asked in questions_of(doc, QUESTIONS_KEY)
+                ]
+            yield LinkedText(
+                own, doc.text, mentions, place, relations=relations, questions=questions
+            )
     # zlib, msgpack, numpy and spaCy each have errors of their own for what is not theirs.
     except Exception as error:
         rest = f"no more than {number} documents can be read" if number else "not a .spacy file"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from .annotated import UNKNOWN, Bounds, GoldMention, LinkedText, Reader, trim
-from .formats import read_brat, read_conll, read_hipe, read_spacy
+from .formats import read_brat, read_conll, read_hipe, read_spacy, read_squad
 from .messages import explain
 from .records import PLACEHOLDER, Failure
 from .token_tags import join_tokens, read_tags
@@ -209,6 +209,8 @@ READERS: dict[str, Reader] = {
     ".jsonl": read_jsonl,
     ".jsonl.gz": read_jsonl,
     ".spacy": read_spacy,
+    ".json": read_squad,
+    ".json.gz": read_squad,
     ".conll": read_conll,
     ".iob": read_conll,
     ".iob2": read_conll,

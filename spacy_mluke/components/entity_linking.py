@@ -15,7 +15,7 @@ from ..kb.dictionary import Dictionary
 from ..kb.knowledge_base import KnowledgeBase
 from ..retrieval import EntityIndex
 from ..training import MLukeShim
-from .knowledge import mention_language, open_knowledge_base
+from .knowledge import mention_language, open_knowledge_base, table_rows
 from .link_scoring import LinkScores, LinkWeights, score_links
 from .linking import (
     NIL,
@@ -185,11 +185,7 @@ class EntityLinking:
         """Rows of entities in the checkpoint's table, -1 for none."""
         unknown = np.unique(entities[self._rows[entities] == _UNKNOWN])
         if len(unknown):
-            vocabulary = self.shim.checkpoint.entities
-            rows = kb.table_rows(unknown, vocabulary.meta["source"])
-            if rows is None:
-                rows = vocabulary.ids(map(kb.id, unknown.tolist()))
-            self._rows[unknown] = rows
+            self._rows[unknown] = table_rows(kb, self.shim.checkpoint.entities, unknown)
         return self._rows[entities]
 
     # -- scores --------------------------------------------------------------------------------

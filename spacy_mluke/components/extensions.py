@@ -1,8 +1,8 @@
-"""`span._.mluke_vector`, `span._.mluke_scores`, `span._.mluke_candidates` and
-`doc._.mluke_relations`, and the optional hooks of `Span.vector`: views of what a component wrote to
-`doc.spans[...]`, which is what gets saved. And what a program may set: `doc._.mluke_lang`, its
-language, and `doc._.mluke_given`, that its mentions are given and no others are to be looked
-for."""
+"""`span._.mluke_vector`, `span._.mluke_scores`, `span._.mluke_candidates`, `doc._.mluke_relations`
+and `doc._.mluke_answers`, and the optional hooks of `Span.vector`: views of what a component wrote
+to `doc.spans[...]`, which is what gets saved. And what a program may set: `doc._.mluke_lang`, its
+language, `doc._.mluke_given`, that its mentions are given and no others are to be looked for, and
+`doc._.mluke_questions`, a list of texts, that are asked about it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def install_extensions() -> None:
     ):
         if not Span.has_extension(name):
             Span.set_extension(name, getter=getter)
-    if not Doc.has_extension("mluke_relations"):
-        Doc.set_extension("mluke_relations", getter=get_relations)
-    for name, default in (("mluke_lang", None), ("mluke_given", False)):
+    for name, view in (("mluke_relations", get_relations), ("mluke_answers", get_answers)):
+        if not Doc.has_extension(name):
+            Doc.set_extension(name, getter=view)
+    for name, default in (("mluke_lang", None), ("mluke_given", False), ("mluke_questions", ())):
         if not Doc.has_extension(name):
             Doc.set_extension(name, default=default)
 
@@ -100,6 +101,29 @@ def get_relations(doc: Doc) -> list[dict[str, Any]]:
         }
         for row, (head, tail, label) in enumerate(attrs["relations"])
     ]
+
+
+def get_answers(doc: Doc) -> list[dict[str, Any]]:
+    """The questions about a document: "question", its "answers", the best first, each with "span"
+    and "score", and "no_answer_score" (both None for answers that were annotated). With several
+    components, of the one that ran last."""
+    groups = [group for group in doc.spans.values() if "questions" in group.attrs]
+    if not groups:
+        return []
+    attrs = groups[-1].attrs
+    scores, none = attrs.get("scores"), attrs.get("no_answer_scores")
+    found: list[dict[str, Any]] = [
+        {
+            "question": question,
+            "answers": [],
+            "no_answer_score": None if none is None else float(none[i]),
+        }
+        for i, question in enumerate(attrs["questions"])
+    ]
+    for row, (owner, span) in enumerate(zip(attrs["question"], groups[-1], strict=True)):
+        score = None if scores is None else float(scores[row])
+        found[owner]["answers"].append({"span": span, "score": score})
+    return found
 
 
 def _find(span: Span, what: str = "vectors") -> tuple[SpanGroup, int] | None:

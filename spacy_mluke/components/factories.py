@@ -17,6 +17,7 @@ from thinc.types import Floats2d, Ragged
 if TYPE_CHECKING:
     from .entities import MLukeEntities
     from .ner import MLukeNer
+    from .qa import MLukeQA
     from .relations import MLukeRelations
     from .tokenizer import MultilingualTokenizer
 
@@ -411,6 +412,113 @@ def make_mluke_relations(
     )
 
 
+@Language.factory(
+    "mluke_qa",
+    assigns=["doc.spans", "doc._.mluke_answers"],
+    default_config={
+        "checkpoint": "embedded",
+        "revision": None,
+        "entities": "none",
+        "spans_key": "mluke_qa",
+        "gold_key": "questions",
+        "max_answers": 1,
+        "threshold": None,
+        "max_length": 384,
+        "stride": 128,
+        "max_question_length": 64,
+        "max_answer_length": 30,
+        "freeze": "nothing",
+        "device": "auto",
+        "precision": "auto",
+        "max_batch_positions": None,
+        "scorer": {"@scorers": "spacy_mluke.qa_scorer.v1"},
+    },
+    default_score_weights={"qa_f": 1.0, "qa_em": 0.0, "qa_no_answer_acc": 0.0},
+)
+def make_mluke_qa(
+    nlp: Language,
+    name: str,
+    checkpoint: str,
+    revision: str | None,
+    entities: Literal["none", "mask", "ids"],
+    spans_key: str,
+    gold_key: str,
+    max_answers: int,
+    threshold: float | None,
+    max_length: int,
+    stride: int,
+    max_question_length: int,
+    max_answer_length: int,
+    freeze: Literal["nothing", "embeddings", "encoder"],
+    device: str,
+    precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
+    max_batch_positions: int | None,
+    scorer: Callable | None,
+) -> "MLukeQA":
+    """Make a component that answers questions about documents with spans of them.
+
+    checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
+        it is first needed. Components of a pipeline with the same checkpoint and the same freeze,
+        device, precision and max_batch_positions share it.
+    revision (Optional[str]): Branch, tag or commit of a hub name.
+    entities (str): What is read along with the words: nothing ("none"), the mentions in doc.ents of
+        document and question as [MASK] ("mask"), or those whose kb_id_ has a row in the
+        checkpoint's entity table as that entity ("ids"). Questions get them from the components
+        before this one.
+    spans_key (str): Write answers to doc.spans[spans_key].
+    gold_key (str): Learn from doc.spans[gold_key].
+    max_answers (int): Answers to each question in doc._.mluke_questions, at most.
+    threshold (Optional[float]): Least score, 0 to 1, of an answer; 0.5 is as likely as none. None:
+        always answer.
+    max_length (int): Word pieces of a window, in which question and context are read together; no
+        more than the checkpoint can take.
+    stride (int): Word pieces that two windows of a document have in common; at most half of them.
+    max_question_length (int): Word pieces of a question; what is longer is cut.
+    max_answer_length (int): Word pieces of an answer.
+    freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
+    device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
+    precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (to
+        predict on CPUs) or "auto".
+    max_batch_positions (Optional[int]): Positions (pieces and mentions) run at once.
+    scorer (Optional[Callable]): The scoring method.
+    """
+    from ..sharing import shared_shim
+    from .qa import MLukeQA
+
+    return MLukeQA(
+        nlp.vocab,
+        shared_shim(
+            nlp,
+            MLukeQA.kind,
+            checkpoint,
+            revision,
+            device=device,
+            precision=precision,
+            freeze=freeze,
+            positions=max_batch_positions,
+        ),
+        nlp,
+        name,
+        entities=entities,
+        spans_key=spans_key,
+        gold_key=gold_key,
+        max_answers=max_answers,
+        threshold=threshold,
+        max_length=max_length,
+        stride=stride,
+        max_question_length=max_question_length,
+        max_answer_length=max_answer_length,
+        scorer=scorer,
+    )
+
+
+def create_qa_scorer() -> Callable[..., dict[str, Any]]:
+    """`spacy_mluke.qa_scorer.v1`"""
+    from .qa_scorers import score_questions
+
+    return score_questions
+
+
 def create_relations_scorer() -> Callable[..., dict[str, Any]]:
     """`spacy_mluke.relations_scorer.v1`"""
     from .relation_scorers import score_relations
@@ -462,6 +570,25 @@ def create_mention_corpus(
     from .scorers import MentionCorpus
 
     return MentionCorpus(path, mentions_key, placeholder, limit=limit, shuffle=shuffle)
+
+
+def create_question_corpus(
+    path: Path | None,
+    gold_key: str = "questions",
+    limit: int = 0,
+    shuffle: bool = False,
+) -> Callable[[Language], Iterable[Example]]:
+    """`spacy_mluke.QuestionCorpus.v1`: reads .spacy files like `spacy.Corpus.v1`, and gives the
+    predicted documents the questions of the gold ones, so that `mluke_qa` has something to answer.
+
+    path (Path): A .spacy file or a folder of them.
+    gold_key (str): Take the questions of doc.spans[gold_key].
+    limit (int): Most examples to read; 0 for all.
+    shuffle (bool): Shuffle on each reading.
+    """
+    from .qa_scorers import QuestionCorpus
+
+    return QuestionCorpus(path, gold_key, limit=limit, shuffle=shuffle)
 
 
 def create_transformer_model(

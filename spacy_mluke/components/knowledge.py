@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import srsly
+from numpy.typing import NDArray
 from spacy.kb import Candidate
 from spacy.kb import KnowledgeBase as SpacyKnowledgeBase
 from spacy.tokens import Span
@@ -19,6 +20,7 @@ from ..kb.build import UNKNOWN_LANGUAGE
 from ..kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
 from ..kb.records import Entity, Link, Record
 from ..kb.titles import open_titles
+from ..kb.vocabulary import EntityVocabulary
 
 CHECKPOINT, AUTO = "checkpoint", "auto"
 BUILT_IN = (AUTO, EMBEDDED, CHECKPOINT)  # settings that name no folder
@@ -53,6 +55,30 @@ def open_knowledge_base(
             )
         return open_titles(entities)
     return KnowledgeBase.open(EMBEDDED_FOLDER if setting == EMBEDDED else Path(setting))
+
+
+def table_rows(
+    kb: KnowledgeBase, vocabulary: EntityVocabulary, numbers: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """int64[n]: rows of entities in the entity table of a checkpoint, -1 for those that have none.
+
+    numbers: of the entities, in the knowledge base.
+    """
+    rows = kb.table_rows(numbers, vocabulary.meta["source"])
+    return vocabulary.ids(map(kb.id, numbers.tolist())) if rows is None else rows
+
+
+def rows_of_ids(
+    kb: KnowledgeBase | None, vocabulary: EntityVocabulary, ids: Sequence[str]
+) -> NDArray[np.int64]:
+    """int64[n]: likewise, for ids of a knowledge base; without one, for keys of the vocabulary."""
+    if kb is None:
+        return vocabulary.ids(ids)
+    numbers = [kb.number(entity_id) for entity_id in ids]
+    known = [i for i, number in enumerate(numbers) if number is not None]
+    rows = np.full(len(ids), -1, np.int64)
+    rows[known] = table_rows(kb, vocabulary, np.array([numbers[i] for i in known], np.int64))
+    return rows
 
 
 def save_knowledge_base(kb: KnowledgeBase, folder: Path) -> None:

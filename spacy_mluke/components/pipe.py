@@ -19,6 +19,7 @@ from ..training import MLukeShim
 from .extensions import install_extensions
 
 Self = TypeVar("Self", bound="MLukePipe")
+Item = TypeVar("Item")
 
 
 class MLukePipe(TrainablePipe):
@@ -170,30 +171,40 @@ class MLukePipe(TrainablePipe):
         return self
 
 
-def annotate_safely(
-    pipe: TrainablePipe, docs: list[Doc], annotate: Callable[[list[Doc]], object]
-) -> list[Doc]:
-    """Annotate documents together; if that fails, in halves, and so on.
+def _itself(doc: Doc) -> Doc:
+    return doc
 
-    RETURNS: the documents that did not fail; the error handler of `pipe` got the others.
+
+def annotate_safely(
+    pipe: TrainablePipe,
+    items: list[Item],
+    annotate: Callable[[list[Item]], object],
+    doc_of: Callable[[Item], Doc] = _itself,  # type: ignore[assignment]
+) -> list[Item]:
+    """Annotate documents, or what each has one of, together; if that fails, in halves, and so on.
+
+    RETURNS: the items that did not fail; the error handler of `pipe` got the others' documents.
     """
     try:
-        annotate(docs)
-        return docs
+        annotate(items)
+        return items
     except torch.cuda.OutOfMemoryError:
         raise  # windows are of bounded size: no document is to blame
     except Exception as err:
-        if len(docs) == 1:
+        if len(items) == 1:
+            doc = doc_of(items[0])
             told = RuntimeError(
-                f"{pipe.name} failed on the document that begins {docs[0].text[:50]!r}: "
+                f"{pipe.name} failed on the document that begins {doc.text[:50]!r}: "
                 f"{type(err).__name__}: {err}"
             )
             told.__cause__ = err
-            pipe.get_error_handler()(pipe.name, pipe, docs, told)
+            pipe.get_error_handler()(pipe.name, pipe, [doc], told)
             return []
-    half = len(docs) // 2
+    half = len(items) // 2
     return [
-        doc for part in (docs[:half], docs[half:]) for doc in annotate_safely(pipe, part, annotate)
+        item
+        for part in (items[:half], items[half:])
+        for item in annotate_safely(pipe, part, annotate, doc_of)
     ]
 
 

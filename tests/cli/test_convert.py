@@ -19,6 +19,7 @@ from spacy_mluke.cli.convert import make_nlp
 from spacy_mluke.cli.converter import Converter, Counts, text_key
 from spacy_mluke.cli.linking_data import read_linked
 from spacy_mluke.cli.sources import Source, parse_source
+from spacy_mluke.components.qa_scorers import questions_of
 
 from .conftest import Run, write_lines
 
@@ -208,11 +209,15 @@ def test_misaligned_mentions_are_expanded(run: Run, tmp_path) -> None:
         "texts_left_out": {"repeated": 0, "blank": 0},
         "mentions": {"LOC": 2},
         "relations": {},
+        "questions": 0,
+        "answers": 0,
+        "unanswerable": 0,
         "links": 0,
         "nil": 0,
         "expanded": 1,
         "mentions_left_out": {},
         "relations_left_out": {},
+        "answers_left_out": {},
         "examples": {"expanded": f"{path}:1: 'Berliner', of 'BerlinerMauer'"},
     }
 
@@ -265,7 +270,7 @@ def test_the_longest_of_overlapping_mentions_stays() -> None:
     )
     (doc,), counts = make_docs([text])
     assert ents_of(doc) == [("University of New York", "ORG", ""), ("City", "END", "")]
-    assert counts.left_out == {"inside or across another": 3}
+    assert counts.left_out["mentions"] == {"inside or across another": 3}
     assert counts.examples == {"inside or across another": "a:1: 'University of New York'"}
 
 
@@ -273,14 +278,14 @@ def test_mentions_that_are_left_out_are_not_counted_as_expanded() -> None:
     mentions = [GoldMention(4, 12, "A"), GoldMention(12, 17, "B")]
     (doc,), counts = make_docs([LinkedText("und", GERMAN["text"], mentions)])
     assert ents_of(doc) == [("BerlinerMauer", "A", "")]
-    assert (counts.expanded, counts.left_out) == (1, {"inside or across another": 1})
+    assert (counts.expanded, counts.left_out["mentions"]) == (1, {"inside or across another": 1})
 
 
 def test_white_space_in_mentions() -> None:
     mentions = [GoldMention(0, 7, "A"), GoldMention(5, 6, "B")]
     (doc,), counts = make_docs([LinkedText("und", " Oslo  Bonn", mentions, "a:1")], "error")
     assert ents_of(doc) == [("Oslo", "A", "")]
-    assert (counts.expanded, counts.left_out) == (0, {"white space": 1})
+    assert (counts.expanded, counts.left_out["mentions"]) == (0, {"white space": 1})
     assert counts.examples == {"white space": "a:1: ' '"}
 
 
@@ -304,7 +309,7 @@ def test_every_mention_is_converted_or_counted(text, data) -> None:
     (doc,), counts = make_docs([LinkedText(UNKNOWN, text, mentions)], misaligned)
     assert doc.text == text
     assert counts.labels.total() == len(doc.ents)
-    assert len(doc.ents) + counts.left_out.total() == len(mentions)
+    assert len(doc.ents) + counts.left_out["mentions"].total() == len(mentions)
     exact = {text[slice(*mention[:2])].strip() for mention in mentions}
     assert sum(ent.text not in exact for ent in doc.ents) <= counts.expanded <= len(doc.ents)
     if misaligned == "drop":
@@ -705,3 +710,79 @@ def test_that_there_is_no_relation_is_kept(run: Run, tmp_path) -> None:
             [],
         )
         assert "relations" not in other.spans
+
+
+# -- questions -------------------------------------------------------------------------------------
+
+
+def write_squad(path: Path, context: str, *asked: tuple) -> Path:
+    qas = [
+        {
+            "question": question,
+            "answers": [{"text": text, "answer_start": start} for text, start in answers],
+        }
+        for question, *answers in asked
+    ]
+    data = {"data": [{"paragraphs": [{"context": context, "qas": qas}]}]}
+    path.write_text(json.dumps(data), "utf8")
+    return path
+
+
+def questions_in(doc: Doc) -> list[tuple[str, list[str], list[str]]]:
+    return [
+        (asked.text, [span.text for span in asked.spans], list(asked.texts))
+        for asked in questions_of(doc, "questions")
+    ]
+
+
+def test_questions(run: Run, tmp_path) -> None:
+    path = write_squad(
+        tmp_path / "a.json",
+        "Die Berliner Mauer fiel 1989.",
+        ("Wann?", ("1989", 24), ("1989.", 24)),
+        ("Was?", ("Berlin", 4), ("Mauer", 13)),
+        ("Wer?",),
+        ("Wo?", ("Wien", 4)),
+    )
+    output, counts = tmp_path / "a.spacy", tmp_path / "counts.json"
+    result = run("convert", output, f"de={path}", "--counts", counts)
+    assert result.stderr.splitlines() == [
+        f"{output}: 1 texts, 6 tokens, 4 questions (4 answers, 1 questions without one)",
+        f"1 answers widened to whole tokens, as in {path}, article 1, paragraph 1: 'Berlin', of "
+        "'Berliner'",
+        f"1 answers left out: not one span of the text, as in {path}, article 1, paragraph 1: "
+        "'Wien' is not at 4, which is 'Berl'",
+    ]
+    (doc,) = read(output)
+    assert doc._.mluke_lang == "de"
+    assert questions_in(doc) == [
+        ("Wann?", ["1989", "1989."], ["1989", "1989."]),
+        ("Was?", ["Berliner", "Mauer"], ["Berlin", "Mauer"]),
+        ("Wer?", [], []),
+        ("Wo?", [], ["Wien"]),
+    ]
+    data = json.loads(counts.read_text("utf8"))
+    assert [data[key] for key in ("questions", "answers", "unanswerable")] == [4, 4, 1]
+    assert data["answers_left_out"] == {"not one span of the text": 1}
+    assert data["mentions_left_out"] == {}
+    # And once more from there.
+    again = tmp_path / "again.spacy"
+    assert run("convert", again, output).exit_code == 0
+    assert questions_in(read(again)[0]) == questions_in(doc)
+
+
+def test_answers_within_tokens(run: Run, tmp_path) -> None:
+    path = write_squad(tmp_path / "a.json", "BerlinerMauer", ("Was?", ("Berliner", 0)))
+    output = tmp_path / "a.spacy"
+    result = run("convert", output, path, "-m", "drop")
+    assert "1 answers left out: begins or ends within a token, as in " in result.stderr
+    assert questions_in(read(output)[0]) == [("Was?", [], ["Berliner"])]
+    result = run("convert", output, path, "-m", "error")
+    assert "'Berliner', of 'BerlinerMauer': begins or ends within a token" in result.stderr
+
+
+def test_questions_of_a_broken_file(run: Run, tmp_path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("{}", "utf8")
+    result = run("convert", tmp_path / "a.spacy", path)
+    assert f'{path}: not in the format of SQuAD: no list "data"' in result.stderr

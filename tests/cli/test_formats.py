@@ -1,5 +1,7 @@
 """The readers of annotated files: what they make of a small file of each format."""
 
+import gzip
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,11 +10,12 @@ import spacy
 from spacy.tokens import DocBin, Span
 from spacy.tokens.span_group import SpanGroup
 
-from spacy_mluke.cli.annotated import GoldMention, LinkedText
-from spacy_mluke.cli.formats import read_brat, read_conll, read_hipe, read_spacy
+from spacy_mluke.cli.annotated import AskedQuestion, GoldMention, LinkedText
+from spacy_mluke.cli.formats import read_brat, read_conll, read_hipe, read_spacy, read_squad
 from spacy_mluke.cli.linking_data import find_reader, read_jsonl, read_linked
 from spacy_mluke.cli.records import Failure
 from spacy_mluke.components.extensions import install_extensions
+from spacy_mluke.components.qa_scorers import Question, write_questions
 
 from .conftest import write_lines
 
@@ -567,3 +570,123 @@ def test_single_relations_that_cannot_be(tmp_path, line, reason) -> None:
     (failure,) = read_linked(path)
     assert failure.place == f"{path}:1"
     assert failure.reason.startswith(reason)
+
+
+# -- SQuAD -----------------------------------------------------------------------------------------
+
+CURIE = "Marie Curie left Warsaw."
+
+
+def asked(question: str, *answers: tuple[str, int], **more) -> dict:
+    return {
+        "id": "1",
+        "question": question,
+        "answers": [{"text": text, "answer_start": start} for text, start in answers],
+        **more,
+    }
+
+
+def squad(*paragraphs: object) -> str:
+    return json.dumps({"version": "1.1", "data": [{"title": "a", "paragraphs": paragraphs}]})
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_squad(tmp_path, name) -> None:
+    content = squad(
+        {
+            "context": CURIE,
+            "qas": [
+                asked(" Who? ", ("Marie Curie", 0), ("Curie", 6), ("Curie", 6)),
+                asked("Why?", is_impossible=True, plausible_answers=[]),
+                # As in SQuAD 2.0, the answers of a question without one do not count
+                asked("What?", ("left", 12), is_impossible=True),
+                asked("Where?", ("Warsaw", 17), is_impossible=False),
+            ],
+        },
+        {"context": "東京", "qas": []},
+    ).encode()
+    path = write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)
+    assert find_reader(path) is read_squad
+    first, second = read_linked(path, 0, "en")
+    assert first == LinkedText(
+        "en",
+        CURIE,
+        [],
+        f"{path}, article 1, paragraph 1",
+        [],
+        questions=[
+            AskedQuestion("Who?", [(0, 11), (6, 11)], ["Marie Curie", "Curie"]),
+            AskedQuestion("Why?", [], []),
+            AskedQuestion("What?", [], []),
+            AskedQuestion("Where?", [(17, 23)], ["Warsaw"]),
+        ],
+    )
+    assert (second.text, second.questions) == ("東京", [])
+
+
+def test_squad_answers_elsewhere_than_it_says(tmp_path) -> None:
+    """They are right, but cannot be learned."""
+    content = squad({"context": CURIE, "qas": [asked("Where?", ("Warsaw", 16), ("Warsaw", 17))]})
+    (text,) = read_squad(write(tmp_path / "a.json", content))
+    assert text.questions == [AskedQuestion("Where?", [(17, 23)], ["Warsaw"])]
+    assert text.left_out == [Failure(text.place, "'Warsaw' is not at 16, which is ' Warsa'")]
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "reason"),
+    [
+        ("{", "", "not JSON ("),
+        (b"\xff", "", "not JSON ("),
+        ("[]", "", 'not in the format of SQuAD: no list "data"'),
+        ('{"data": {}}', "", 'not in the format of SQuAD: no list "data"'),
+        ('{"data": [5]}', ", article 1", 'no list "paragraphs"'),
+        ('{"data": [{"paragraphs": 5}]}', ", article 1", 'no list "paragraphs"'),
+        (squad(5), ", article 1, paragraph 1", 'not {"context", "qas": [{"question", "answers": '),
+        (squad({"context": "a"}), ", article 1, paragraph 1", "KeyError 'qas'"),
+        (
+            squad({"context": "a", "qas": [{"question": "?"}]}),
+            ", article 1, paragraph 1",
+            "answers",
+        ),
+        (
+            squad({"context": "a", "qas": [asked("?", (" ", 0))]}),
+            ", article 1, paragraph 1",
+            "an answer to '?' is empty",
+        ),
+        (
+            squad({"context": "a", "qas": [asked("?", ("a", "b"))]}),  # type: ignore[arg-type]
+            ", article 1, paragraph 1",
+            "TypeError",
+        ),
+        (squad({"context": 5, "qas": []}), ", article 1, paragraph 1", "context"),
+    ],
+)
+def test_squad_that_cannot_be_read(tmp_path, content, place, reason) -> None:
+    path = write(tmp_path / "a.json", content)
+    (failure,) = read_squad(path)
+    assert failure.place == f"{path}{place}"
+    assert reason in failure.reason
+
+
+def test_squad_that_is_not_gzipped(tmp_path) -> None:
+    (failure,) = read_squad(write(tmp_path / "a.json.gz", squad()))
+    assert "not JSON (Not a gzipped file" in failure.reason
+    (failure,) = read_squad(write(tmp_path / "b.json.gz", gzip.compress(squad().encode())[:-9]))
+    assert "not JSON (" in failure.reason
+
+
+def test_spacy_with_questions(tmp_path) -> None:
+    nlp = spacy.blank("xx")
+    doc = nlp(CURIE)
+    write_questions(
+        doc, "questions", [Question("Who?", [doc[:2]], ["Curie"]), Question("Why?", [], [])]
+    )
+    first, second = read_spacy_of(tmp_path, [doc, nlp("Paris")])
+    assert first.questions == [
+        AskedQuestion("Who?", [(0, 11)], ["Curie"]),
+        AskedQuestion("Why?", [], []),
+    ]
+    assert second.questions is None
+    doc.spans["questions"].attrs["question"] = [5]
+    (failure,) = read_spacy_of(tmp_path, [doc])
+    assert "not the numbers, from 0 to 1" in failure.reason

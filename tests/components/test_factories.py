@@ -18,11 +18,13 @@ from spacy_mluke.components.entities import MLukeEntities
 from spacy_mluke.components.factories import (
     make_mluke_entities,
     make_mluke_ner,
+    make_mluke_qa,
     make_mluke_relations,
 )
 from spacy_mluke.components.link_scorers import score_entities
 from spacy_mluke.components.ner import MLukeNer
 from spacy_mluke.components.ner_scorers import score_ner
+from spacy_mluke.components.qa_scorers import QuestionCorpus, score_questions
 from spacy_mluke.components.relation_scorers import score_relations
 from spacy_mluke.components.scorers import MentionCorpus
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
@@ -30,14 +32,34 @@ from spacy_mluke.components.tokenizer import MultilingualTokenizer
 NAMES = {
     ("factories", "mluke_entities"),
     ("factories", "mluke_ner"),
+    ("factories", "mluke_qa"),
     ("factories", "mluke_relations"),
     ("architectures", "spacy_mluke.MLukeTransformerModel.v1"),
     ("architectures", "spacy_mluke.MLukeTok2Vec.v1"),
     ("tokenizers", "spacy_mluke.MultilingualTokenizer.v1"),
     ("scorers", "spacy_mluke.entities_scorer.v1"),
     ("scorers", "spacy_mluke.ner_scorer.v1"),
+    ("scorers", "spacy_mluke.qa_scorer.v1"),
     ("scorers", "spacy_mluke.relations_scorer.v1"),
     ("readers", "spacy_mluke.MentionCorpus.v1"),
+    ("readers", "spacy_mluke.QuestionCorpus.v1"),
+}
+QA_SETTINGS = {
+    "checkpoint": "some/checkpoint",
+    "revision": "v2",
+    "entities": "mask",
+    "spans_key": "read",
+    "gold_key": "gold",
+    "max_answers": 3,
+    "threshold": 0.25,
+    "max_length": 256,
+    "stride": 64,
+    "max_question_length": 32,
+    "max_answer_length": 15,
+    "freeze": "embeddings",
+    "device": "cpu",
+    "precision": "exact",
+    "max_batch_positions": 4096,
 }
 RELATION_SETTINGS = {
     "checkpoint": "some/checkpoint",
@@ -301,6 +323,20 @@ def test_relations_component_takes_its_settings():
     assert component.cfg == {k: v for k, v in RELATION_SETTINGS.items() if k not in of_the_shim}
 
 
+def test_qa_component_takes_its_settings():
+    nlp = blank()
+    component = nlp.add_pipe("mluke_qa", name="asked", config=QA_SETTINGS)
+    assert component.name == "asked"
+    assert component.nlp is nlp
+    assert component.scorer is score_questions
+    shim = component.shim
+    assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
+    assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
+    assert (shim.freeze, shim.positions) == ("embeddings", 4096)
+    of_the_shim = {"checkpoint", "revision", "freeze", "device", "precision", "max_batch_positions"}
+    assert component.cfg == {k: v for k, v in QA_SETTINGS.items() if k not in of_the_shim}
+
+
 def test_components_with_the_same_checkpoint_share_it():
     nlp = blank()
     shared = {"checkpoint": "some/checkpoint", "device": "cpu"}
@@ -383,11 +419,21 @@ def test_relations_factory_states_what_it_does():
     }
 
 
+def test_qa_factory_states_what_it_does():
+    meta: Any = Language.get_factory_meta("mluke_qa")
+    assert meta.assigns == ["doc.spans", "doc._.mluke_answers"]
+    assert not meta.retokenizes
+    assert set(meta.default_config) == {*QA_SETTINGS, "scorer"}
+    assert meta.scores == list(meta.default_score_weights)
+    assert meta.default_score_weights == {"qa_f": 1.0, "qa_em": 0.0, "qa_no_answer_acc": 0.0}
+
+
 def test_every_setting_is_documented():
     for make, settings in (
         (make_mluke_entities, SETTINGS),
         (make_mluke_ner, NER_SETTINGS),
         (make_mluke_relations, RELATION_SETTINGS),
+        (make_mluke_qa, QA_SETTINGS),
     ):
         for name in settings:
             assert f"\n    {name} (" in (make.__doc__ or "")
@@ -429,8 +475,19 @@ def test_analysis_of_a_pipeline_that_finds_entities():
         ("mluke_ner", NER_SETTINGS),
         ("mluke_relations", {}),
         ("mluke_relations", RELATION_SETTINGS),
+        ("mluke_qa", {}),
+        ("mluke_qa", QA_SETTINGS),
     ],
-    ids=["default", "other", "ner_default", "ner_other", "relations_default", "relations_other"],
+    ids=[
+        "default",
+        "other",
+        "ner_default",
+        "ner_other",
+        "relations_default",
+        "relations_other",
+        "qa_default",
+        "qa_other",
+    ],
 )
 def test_config_makes_the_same_pipeline_again(name, settings, no_network):
     nlp = blank()
@@ -574,6 +631,28 @@ def test_relations_setting_of_the_wrong_kind(key, value, message):
 def test_impossible_relations_setting(key, value, message):
     with pytest.raises(ValueError, match=message):
         blank().add_pipe("mluke_relations", config={key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("entities", "all", "'all' is not typing.Literal['none', 'mask', 'ids']"),
+        ("max_answers", "few", "'few' is not"),
+        ("stride", None, "None is not"),
+    ],
+)
+def test_qa_setting_of_the_wrong_kind(key, value, message):
+    with pytest.raises(ConfigValidationError) as caught:
+        blank().add_pipe("mluke_qa", config={key: value})
+    assert f"mluke_qa -> {key}" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_question_corpus_takes_its_settings(tmp_path):
+    config = {"@readers": "spacy_mluke.QuestionCorpus.v1", "path": str(tmp_path / "a.spacy")}
+    corpus = registry.resolve({"corpus": {**config, "gold_key": "asked", "limit": 3}})["corpus"]
+    assert isinstance(corpus, QuestionCorpus)
+    assert (corpus.gold_key, corpus.corpus.limit, corpus.corpus.shuffle) == ("asked", 3, False)
 
 
 def test_setting_of_the_wrong_kind_in_a_config_file():
