@@ -25,6 +25,7 @@ import spacy_mluke.checkpoint
 from spacy_mluke.cli import app
 from spacy_mluke.components.entities import MLukeEntities
 from spacy_mluke.components.factories import create_mention_corpus, create_transformer_model
+from spacy_mluke.components.knowledge import KnowledgePipe
 from spacy_mluke.components.pipe import MLukePipe
 from spacy_mluke.config import OWN_SECTION, MLukeConfig
 from spacy_mluke.pretraining.settings import Settings
@@ -216,7 +217,11 @@ def test_what_a_component_assigns(factory, page):
 def test_methods_of_mluke_entities():
     page = (ROOT / "docs" / "mluke_entities.md").read_text("utf8").replace("\\_", "_")
     documented = set(re.findall(r"^## MLukeEntities\.(\w+)$", page, re.MULTILINE))
-    own = {name for name in {**vars(MLukePipe), **vars(MLukeEntities)} if not name.startswith("_")}
+    own = {
+        name
+        for name in {**vars(MLukePipe), **vars(KnowledgePipe), **vars(MLukeEntities)}
+        if not name.startswith("_")
+    }
     assert documented <= set(dir(MLukeEntities))
     assert own - documented == {"label_data", "add_label", "kind"}  # two of them under labels
     for name in documented - {"__init__", "labels", "shim", "score", "knowledge_base"}:
