@@ -38,6 +38,7 @@ COMPONENTS = [
     ("mluke_entities", "mluke_entities.md"),
     ("mluke_ner", "ner.md"),
     ("mluke_relations", "relations.md"),
+    ("mluke_cloze", "cloze.md"),
 ]
 NO_TEST = re.compile(r"<!-- no-test: .+ -->")
 

@@ -1,5 +1,5 @@
-"""`span._.mluke_vector`, `span._.mluke_scores`, `span._.mluke_candidates` and
-`doc._.mluke_relations`, and the optional hooks of `Span.vector`: views of what a component wrote to
+"""`span._.mluke_vector`, `span._.mluke_scores`, `span._.mluke_candidates`, `doc._.mluke_relations`
+and `doc._.mluke_cloze`, and the optional hooks of `Span.vector`: views of what a component wrote to
 `doc.spans[...]`, which is what gets saved. And what a program may set: `doc._.mluke_lang`, its
 language, and `doc._.mluke_given`, that its mentions are given and no others are to be looked
 for."""
@@ -24,8 +24,9 @@ def install_extensions() -> None:
     ):
         if not Span.has_extension(name):
             Span.set_extension(name, getter=getter)
-    if not Doc.has_extension("mluke_relations"):
-        Doc.set_extension("mluke_relations", getter=get_relations)
+    for name, of_doc in (("mluke_relations", get_relations), ("mluke_cloze", get_cloze)):
+        if not Doc.has_extension(name):
+            Doc.set_extension(name, getter=of_doc)
     for name, default in (("mluke_lang", None), ("mluke_given", False)):
         if not Doc.has_extension(name):
             Doc.set_extension(name, default=default)
@@ -99,6 +100,40 @@ def get_relations(doc: Doc) -> list[dict[str, Any]]:
             "score": None if scores is None else float(scores[row]),
         }
         for row, (head, tail, label) in enumerate(attrs["relations"])
+    ]
+
+
+def get_cloze(doc: Doc) -> list[dict[str, Any]]:
+    """What may stand at each mask: "mask" (Span); "words", the likeliest first, each a "word" with
+    its "probability"; and "entities", each with "id", "name" and "probability". With several
+    components, of the one that ran last."""
+    groups = [group for group in doc.spans.values() if "word_probabilities" in group.attrs]
+    return read_cloze(groups[-1]) if groups else []
+
+
+def read_cloze(group: SpanGroup) -> list[dict[str, Any]]:
+    """What `get_cloze` gives, of a group that `mluke_cloze` made."""
+    attrs = group.attrs
+    return [
+        {
+            "mask": mask,
+            "words": [
+                {"word": word, "probability": probability}
+                for word, probability in zip(
+                    attrs["words"][row], attrs["word_probabilities"][row], strict=True
+                )
+            ],
+            "entities": [
+                {"id": entity, "name": name, "probability": probability}
+                for entity, name, probability in zip(
+                    attrs["entities"][row],
+                    attrs["entity_names"][row],
+                    attrs["entity_probabilities"][row],
+                    strict=True,
+                )
+            ],
+        }
+        for row, mask in enumerate(group)
     ]
 
 
