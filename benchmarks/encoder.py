@@ -7,6 +7,10 @@ sentences of 25 words with 3 entities, and documents of 300 pieces with 20. `tra
 them as they come, 32 sentences or 8 documents at a time, padded; and at its best, sorted by length,
 in batches of as many positions as ours. Variants run in turn; a row is the median, ± half of the
 range between the quartiles. Positions are pieces and entities; padding is not counted.
+
+On a GPU, another table tells of batches of different sizes, in bfloat16: operations of the layers'
+matrices and of attention, as a share of what one large product does, and the share of the time that
+the GPU computed.
 """
 
 import argparse
@@ -37,6 +41,7 @@ WORKLOADS = {
     "sentences, 3 entities": (96, 32, 35, 3),
     "documents, 20 entities": (16, 8, 300, 20),
 }
+BUDGETS = (2_048, 4_096, 8_192, 16_384, 32_768, 65_536)
 Sample = tuple[np.ndarray, list[np.ndarray]]
 
 
@@ -52,10 +57,13 @@ def main() -> None:
     device = torch.device(args.device)
     theirs, ours = make_models(SIZES[args.size], args.entity_aware, args.seed)
     theirs, ours = theirs.to(device), ours.to(device)
-    print(f"mluke-{args.size}, {torch.get_num_threads()} thread(s), {device}\n")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
+    print(f"mluke-{args.size}, {torch.get_num_threads()} thread(s), {name}\n")
     for name, (n, at_once, pieces, entities) in WORKLOADS.items():
         samples = make_samples(n * args.times, pieces, entities, args.seed)
         compare(name, theirs, ours, samples, at_once * args.times, device, args.runs)
+        if device.type == "cuda":
+            sweep(name, ours, samples, device, args.runs)
 
 
 def make_models(
@@ -112,10 +120,7 @@ def compare(
     device: torch.device,
     runs: int,
 ) -> None:
-    budget = largest_batch(device, ours.config.intermediate_size)
-    windows = [Window(i, 0, len(ids) - 2, np.arange(len(rows)))
-               for i, (ids, rows) in enumerate(samples)]  # fmt: skip
-    groups = batch_windows(windows, budget)
+    groups = batch(samples, largest_batch(device, ours.config.intermediate_size))
     every = list(range(len(samples)))
     as_they_come = [every[i : i + at_once] for i in range(0, len(every), at_once)]
 
@@ -129,25 +134,11 @@ def compare(
                     out[i] = rows[: len(samples[i][1])]
         return out
 
-    def run_ours(model: MLuke, half: bool = False) -> list[torch.Tensor]:
-        out: list[torch.Tensor] = [torch.empty(0)] * len(samples)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-            for group in groups:
-                rows = [samples[i][1] for i in group]
-                ids = [np.full(len(r), MASK) for r in rows]
-                pack = Pack.from_windows([samples[i][0] for i in group], ids, rows, device)
-                _, entities = model(pack)
-                for i, found in zip(group, entities.split([len(r) for r in rows]), strict=True):
-                    out[i] = found
-        return out
-
     def in_precision(precision: str) -> Callable[[], list[torch.Tensor]]:
-        if device.type != "cpu":
-            return lambda: run_ours(ours, precision == "bf16")
         embeddings = ours.luke.embeddings  # the largest part, and the same for all
         model = copy.deepcopy(ours, {id(embeddings): embeddings})
         set_precision(model, precision)
-        return lambda: run_ours(model)
+        return lambda: run_ours(model, samples, groups, device)
 
     variants: dict[str, Callable[[], list[torch.Tensor]]] = {
         "`transformers`, as they come": lambda: run_theirs(as_they_come),
@@ -174,6 +165,89 @@ def compare(
     exact = (torch.cat(results["ours, exact"]) - torch.cat(results["`transformers`, sorted"])).abs()
     if exact.max() > 1e-4 and device.type == "cpu":
         raise SystemExit(f"exact differs from transformers by {exact.max().item():.1e}")
+
+
+def sweep(name: str, ours: MLuke, samples: list[Sample], device: torch.device, runs: int) -> None:
+    """How fast batches of different sizes are read in bfloat16."""
+    set_precision(ours, "bf16")
+    groups = {budget: batch(samples, budget) for budget in BUDGETS}
+    times, _ = measure(
+        {
+            str(budget): lambda of_size=of_size: run_ours(ours, samples, of_size, device)
+            for budget, of_size in groups.items()
+        },
+        runs,
+        device,
+    )
+    peak = product_rate(device)
+    positions = sum(len(ids) + len(rows) for ids, rows in samples)
+    operations = sum(count_operations(ours.config, len(ids) + len(rows)) for ids, rows in samples)
+    print(f"| {name}: positions at once | positions/s | TFLOP/s | share of {peak / 1e12:.0f} | "
+          "the GPU computes |\n| --- | --- | --- | --- | --- |")  # fmt: skip
+    for budget, of_size in groups.items():
+        median = statistics.median(times[str(budget)])
+        rate = operations / median
+        busy = computing(lambda of_size=of_size: run_ours(ours, samples, of_size, device), device)
+        print(f"| {budget:,} | {positions / median:,.0f} | {rate / 1e12:.0f} | "
+              f"{100 * rate / peak:.0f} % | {100 * busy:.0f} % |")  # fmt: skip
+    print(flush=True)
+    set_precision(ours, "exact")
+
+
+def product_rate(device: torch.device, size: int = 8192, times: int = 20) -> float:
+    """Operations a second of one large product in bfloat16."""
+    a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16)
+    for _ in range(5):
+        a @ b
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        a @ b
+    torch.cuda.synchronize(device)
+    return 2 * size**3 * times / (time.perf_counter() - start)
+
+
+def count_operations(config: MLukeConfig, length: int) -> float:
+    """Of the layers' matrices and of attention, for a window of so many positions."""
+    width, inner = config.hidden_size, config.intermediate_size
+    a_position = 2 * (4 * width * width + 2 * width * inner) + 4 * length * width
+    return config.num_hidden_layers * length * a_position
+
+
+def computing(run: Callable[[], object], device: torch.device) -> float:
+    """Share of the time of a run in which the GPU computes or copies."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+    kernels = [e.time_range for e in profiler.events() if e.device_type.name == "CUDA"]
+    return sum(kernel.end - kernel.start for kernel in kernels) / 1e6 / seconds
+
+
+def batch(samples: list[Sample], budget: int) -> list[list[int]]:
+    windows = [Window(i, 0, len(ids) - 2, np.arange(len(rows)))
+               for i, (ids, rows) in enumerate(samples)]  # fmt: skip
+    return batch_windows(windows, budget)
+
+
+def run_ours(
+    model: MLuke, samples: list[Sample], groups: list[list[int]], device: torch.device
+) -> list[torch.Tensor]:
+    """States of the entities of each sample."""
+    out: list[torch.Tensor] = [torch.empty(0)] * len(samples)
+    with torch.inference_mode():
+        for group in groups:
+            rows = [samples[i][1] for i in group]
+            ids = [np.full(len(r), MASK) for r in rows]
+            pack = Pack.from_windows([samples[i][0] for i in group], ids, rows, device)
+            _, entities = model(pack)
+            for i, found in zip(group, entities.split([len(r) for r in rows]), strict=True):
+                out[i] = found
+    return out
 
 
 def measure(

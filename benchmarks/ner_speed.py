@@ -127,17 +127,16 @@ def base_checkpoint(**settings: Any) -> Checkpoint:
     """Random weights in the shape of mluke-base; the word pieces are the embedded ones, of which
     there are fewer, which plays no part in the time."""
     shape = MLukeConfig.from_file(EMBEDDED_FOLDER / "config.json")
-    config = replace(
-        shape,
-        hidden_size=768,
-        entity_emb_size=256,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        max_position_embeddings=514,
-        ner_labels=(),
-        **settings,
-    )
+    base = {
+        "hidden_size": 768,
+        "entity_emb_size": 256,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 514,
+        "ner_labels": (),
+    }
+    config = replace(shape, **base | settings)
     return new_checkpoint(config, EMBEDDED_FOLDER, LITE)
 
 

@@ -2,7 +2,7 @@
 
 Parameter names are those of `transformers.LukeModel`, so a state dict fits both ways. What differs
 is the layout: a `Pack` holds the positions of many windows one after another without padding, and
-only attention, where windows must not see each other, spreads them over a padded block.
+only attention (`attention.py`) has to know which window is where.
 
 Words and entities see each other ("full"), or an entity sees the words and itself, and no word sees
 an entity ("words"): then the words need to be read but once for any number of entities.
@@ -10,19 +10,20 @@ an entity ("words"): then the words need to be read but once for any number of e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .attention import SelfAttention, Where, WordMemory
 from .config import MLukeConfig
 from .packs import Pack, Queries
-from .products import Linear, gelu
+from .products import LayerNorm, Linear, gelu
 
 
 class WordEmbeddings(nn.Module):
@@ -82,10 +83,12 @@ class EntityTable(nn.Module):
         assert rows is not None
         return rows
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, on_host: NDArray[np.int64] | None = None) -> Tensor:
+        """on_host: the ids, if they are known there: a mapped table has not to wait for a GPU."""
         if self.mapped is None:
             return F.embedding(ids, self.rows)
-        return self.mapped[ids.cpu()].to(device=ids.device, dtype=torch.float32)
+        at = ids.cpu() if on_host is None else torch.from_numpy(on_host)
+        return self.mapped[at].to(device=ids.device, dtype=torch.float32)
 
 
 class EntityEmbeddings(nn.Module):
@@ -106,8 +109,9 @@ class EntityEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, entities: Tensor, positions: Tensor) -> Tensor:
-        x = self.entity_embeddings(entities)
+    def forward(self, entities: Tensor, positions: Tensor, ids: NDArray[np.int64]) -> Tensor:
+        """ids: the entities, on the host."""
+        x = self.entity_embeddings(entities, ids)
         if self.entity_embedding_dense is not None:
             x = self.entity_embedding_dense(x)
         covered = (positions != -1).to(x.dtype).unsqueeze(-1)
@@ -117,114 +121,13 @@ class EntityEmbeddings(nn.Module):
         return self.dropout(self.LayerNorm(x))
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention inside each window.
-
-    Where the config asks for it, entity-aware (Yamada et al. 2020): the query matrix depends on
-    whether the query and the key are a word piece or an entity; keys and values are shared.
-    """
-
-    def __init__(self, config: MLukeConfig) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.n_heads = config.num_attention_heads
-        self.hide_entities = config.hide_entities
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.value = Linear(width, width)
-        self.entity_aware = config.use_entity_aware_attention
-        if self.entity_aware:
-            self.w2e_query = Linear(width, width)
-            self.e2w_query = Linear(width, width)
-            self.e2e_query = Linear(width, width)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
-
-    def keys_and_values(self, x: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """[W + E, H] -> two of [B, heads, length, H / heads]."""
-        return self._split(self.key(x), pack), self._split(self.value(x), pack)
-
-    def forward(self, x: Tensor, pack: Pack, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """read: keys and values, if they are known already."""
-        visible = self._visible_keys(pack)
-        key, value = self.keys_and_values(x, pack) if read is None else read
-        dropout = self.dropout.p if self.training else 0.0
-        if self.entity_aware and len(pack.entities):
-            words, entities = x[: len(pack.pieces)], x[len(pack.pieces) :]
-            to_words = torch.cat([self.query(words), self.e2w_query(entities)])
-            to_entities = torch.cat([self.w2e_query(words), self.e2e_query(entities)])
-            keys = key.transpose(-1, -2)
-            scores = torch.where(
-                pack.entity_places[:, None, None, :],
-                self._split(to_entities, pack) @ keys,
-                self._split(to_words, pack) @ keys,
-            )
-        elif self.training and x.device.type == "cpu":
-            # The backward pass of the fused attention takes three times as long on CPUs.
-            scores = self._split(self.query(x), pack) @ key.transpose(-1, -2)
-        else:
-            query = self._split(self.query(x), pack)
-            out = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=visible, dropout_p=dropout
-            )
-            return pack.gather(out.transpose(1, 2).flatten(2))
-        scores = scores / math.sqrt(key.shape[-1])
-        if visible is not None:
-            scores = scores.masked_fill(~visible, -torch.inf)
-        out = F.dropout(scores.softmax(-1), dropout) @ value
-        return pack.gather(out.transpose(1, 2).flatten(2))
-
-    def ask(self, x: Tensor, queries: Queries, memory: WordMemory, layer: int) -> Tensor:
-        """Attention of queries [Q, H] to the words of their windows and to themselves."""
-        windows, length, slots = queries.block()
-        key, value = (block[windows] for block in memory.layers[layer])
-
-        def spread(rows: Tensor) -> Tensor:
-            """[Q, heads, D] -> [B, heads, length, D]"""
-            block = rows.new_zeros(len(key) * length, *rows.shape[1:])
-            block = block.index_copy(0, slots, rows)
-            return block.unflatten(0, (len(key), length)).transpose(1, 2)
-
-        def heads(rows: Tensor) -> Tensor:
-            return rows.unflatten(-1, (self.n_heads, -1))
-
-        scores = spread(heads((self.e2w_query if self.entity_aware else self.query)(x)))
-        scores = scores @ key.transpose(-1, -2)
-        if memory.pack.filled is not None:
-            seen = memory.pack.filled[windows][:, None, None, :]
-            scores = scores.masked_fill(~seen, -torch.inf)
-        own_value = heads(self.value(x))
-        own_score = (heads((self.e2e_query if self.entity_aware else self.query)(x))
-                     * heads(self.key(x))).sum(-1, keepdim=True)  # fmt: skip
-        if self.hide_entities:
-            own_score = torch.full_like(own_score, -torch.inf)
-        scores = torch.cat([scores, spread(own_score)], dim=-1) / math.sqrt(key.shape[-1])
-        weights = F.dropout(scores.softmax(-1), self.dropout.p if self.training else 0.0)
-        out = weights[..., :-1] @ value + weights[..., -1:] * spread(own_value)
-        return out.transpose(1, 2).flatten(0, 1).index_select(0, slots).flatten(1)
-
-    def _split(self, x: Tensor, pack: Pack) -> Tensor:
-        """[W + E, H] -> [B, heads, length, H / heads]."""
-        return pack.spread(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-
-    def _visible_keys(self, pack: Pack) -> Tensor | None:
-        """bool[B, 1, 1, length], or None if every place can be seen."""
-        if self.hide_entities and len(pack.entities):
-            words = ~pack.entity_places
-            visible = words if pack.filled is None else words & pack.filled
-        elif pack.filled is None:
-            return None
-        else:
-            visible = pack.filled
-        return visible[:, None, None, :]
-
-
 class AddAndNorm(nn.Module):
     """Projection, dropout, residual, layer norm: the end of both halves of a layer."""
 
     def __init__(self, config: MLukeConfig, width_in: int) -> None:
         super().__init__()
         self.dense = Linear(width_in, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -237,8 +140,8 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = AddAndNorm(config, config.hidden_size)
 
-    def forward(self, x: Tensor, pack: Pack, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        return self.output(self.self(x, pack, read), x)
+    def forward(self, x: Tensor, where: Where, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        return self.output(self.self(x, where, read), x)
 
 
 class Intermediate(nn.Module):
@@ -271,8 +174,8 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = AddAndNorm(config, config.intermediate_size)
 
-    def forward(self, x: Tensor, pack: Pack, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        x = self.attention(x, pack, read)
+    def forward(self, x: Tensor, where: Where, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x = self.attention(x, where, read)
         return self.output(self.intermediate(x), x)
 
     def ask(self, x: Tensor, queries: Queries, memory: WordMemory, layer: int) -> Tensor:
@@ -297,20 +200,6 @@ class Pooler(nn.Module):
         """[W, H] -> [B, H]."""
         firsts = torch.from_numpy(pack.word_starts[:-1]).to(words.device)
         return torch.tanh(self.dense(words[firsts]))
-
-
-@dataclass
-class WordMemory:
-    """The words of a pack, read.
-
-    pack: what was read; it has no entities.
-    states (float[W, H]): of the last layer.
-    layers: keys and values of each layer, float[B, heads, length, H / heads].
-    """
-
-    pack: Pack
-    states: Tensor
-    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 class MLukeEncoder(nn.Module):
@@ -343,20 +232,32 @@ class MLukeEncoder(nn.Module):
             return memory.states, self.read_queries(memory, pack.as_queries())
         x = self.embeddings(pack.pieces, pack.piece_positions)
         if len(pack.entities):
-            entities = self.entity_embeddings(pack.entities, pack.entity_positions)
+            entities = self.entity_embeddings(pack.entities, pack.entity_positions, pack.entity_ids)
             x = torch.cat([x, entities.to(x.dtype)])
+        x, kind = self._enter(x)
+        where: Where = pack
+        if self._attention.takes_runs(x, bool(len(pack.entities))):
+            where = pack.runs
+        if where is not pack and len(pack.entities):
+            order, back = pack.order
+            x = x.index_select(0, order)
         for layer in self.encoder.layer:
-            x = self._run(layer, x, pack)
+            x = self._run(layer, x, where)
+        if where is not pack and len(pack.entities):
+            x = x.index_select(0, back)
+        x = x.to(kind)
         return x[: len(pack.pieces)], x[len(pack.pieces) :]
 
     def read_words(self, pack: Pack) -> WordMemory:
         """Read the words of a pack without entities, and keep what entities need to see of them."""
-        x = self.embeddings(pack.pieces, pack.piece_positions)
-        memory = WordMemory(pack, x)
+        x, kind = self._enter(self.embeddings(pack.pieces, pack.piece_positions))
+        # How much an entity sees of itself has no gradient in the kernels for runs.
+        runs = self._attention.takes_runs(x, False) and not torch.is_grad_enabled()
+        memory = WordMemory(pack.runs if runs else pack, x)
         for layer in cast(Sequence[Layer], self.encoder.layer):
-            memory.layers.append(layer.attention.self.keys_and_values(x, pack))
-            x = self._run(layer, x, pack, memory.layers[-1])
-        memory.states = x
+            memory.layers.append(layer.attention.self.keys_and_values(x, memory.where))
+            x = self._run(layer, x, memory.where, memory.layers[-1])
+        memory.states = x.to(kind)
         return memory
 
     def read_queries(self, memory: WordMemory, queries: Queries) -> Tensor:
@@ -364,11 +265,22 @@ class MLukeEncoder(nn.Module):
 
         It is what `forward` gives with a mask that hides entities from words and from each other.
         """
-        x = self.entity_embeddings(queries.entities, queries.positions)
-        if len(x):
-            for i, layer in enumerate(cast(Sequence[Layer], self.encoder.layer)):
-                x = self._run(layer.ask, x, queries, memory, i)
-        return x
+        x = self.entity_embeddings(queries.entities, queries.positions, queries.entity_ids)
+        if not len(x):
+            return x
+        x, kind = self._enter(x)
+        for i, layer in enumerate(cast(Sequence[Layer], self.encoder.layer)):
+            x = self._run(layer.ask, x, queries, memory, i)
+        return x.to(kind)
+
+    @property
+    def _attention(self) -> SelfAttention:
+        """One of the layers' attentions, which are all alike."""
+        return cast(Layer, self.encoder.layer[0]).attention.self
+
+    def _enter(self, x: Tensor) -> tuple[Tensor, torch.dtype]:
+        """Between embeddings and layers. RETURNS: x as the layers take it, and its dtype before."""
+        return x.to(self._attention.query.half(x) or x.dtype), x.dtype
 
     def _run(self, layer: Callable[..., Tensor], *args: Any) -> Tensor:
         if self.gradient_checkpointing and self.training:

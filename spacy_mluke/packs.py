@@ -4,11 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where runs of rows begin that stand one after another.
+
+    starts (int32[B + 1]): the first row of each run, and the end of the last; on the device.
+    longest: rows of the longest run.
+    """
+
+    starts: Tensor
+    longest: int
+
+    @classmethod
+    def from_starts(cls, starts: Ints, device: torch.device) -> Runs:
+        on_host = torch.from_numpy(starts.astype(np.int32))
+        if device.type == "cuda":
+            on_host = on_host.pin_memory()
+        return cls(on_host.to(device, non_blocking=True), int(np.diff(starts).max(initial=0)))
+
+    def head(self, n: int) -> Runs:
+        """The first n runs."""
+        return Runs(self.starts[: n + 1], self.longest)
 
 
 @dataclass(frozen=True)
@@ -23,29 +49,35 @@ class Pack:
     entities (int64[E]): entity ids.
     entity_positions (int64[E, M]): the indices, in its window, of the pieces that a mention
         covers; -1 where there are fewer than M.
-    slots (int64[W + E]): place of each position in the padded [B * length] block of attention.
-    filled (bool[B, length] | None): places of that block that hold a position; None if all do.
-    entity_places (bool[B, length]): places that hold an entity.
+    entity_ids (int64 array [E]): the same as `entities`, on the host.
     word_starts (int64 array [B + 1]), entity_starts (int64 array [B + 1]): where each window begins
         in `pieces` and `entities`; on the host.
+
+    Attention that needs it finds the windows in a padded block, of B rows as long as the longest:
+
+    slots (int64[W + E]): place of each position in the flattened block.
+    filled (bool[B, length] | None): places that hold a position; None if all do.
+    entity_places (bool[B, length]): places that hold an entity.
+
+    Attention that reads windows of any length finds them one after another:
+
+    runs: all positions, window by window.
     """
 
     pieces: Tensor
     piece_positions: Tensor
     entities: Tensor
     entity_positions: Tensor
-    slots: Tensor
-    filled: Tensor | None
-    entity_places: Tensor
-    word_starts: NDArray[np.int64]
-    entity_starts: NDArray[np.int64]
+    entity_ids: Ints
+    word_starts: Ints
+    entity_starts: Ints
 
     @classmethod
     def from_windows(
         cls,
-        pieces: Sequence[NDArray[np.int64]],
-        entities: Sequence[NDArray[np.int64]],
-        positions: Sequence[Sequence[NDArray[np.int64]]],
+        pieces: Sequence[Ints],
+        entities: Sequence[Ints],
+        positions: Sequence[Sequence[Ints]],
         device: torch.device | str = "cpu",
     ) -> Pack:
         """Pack windows.
@@ -68,39 +100,70 @@ class Pack:
             raise ValueError("a pack needs at least one window, and every window a piece (`<s>`)")
         word_starts = np.concatenate([[0], np.cumsum(word_lengths)])
         entity_starts = np.concatenate([[0], np.cumsum(entity_lengths)])
-        lengths = word_lengths + entity_lengths
-        n_windows, length = len(lengths), int(lengths.max())
-        windows = np.arange(n_windows)
-        piece_positions = np.arange(word_starts[-1]) - np.repeat(word_starts[:-1], word_lengths)
-        entity_order = np.arange(entity_starts[-1]) - np.repeat(entity_starts[:-1], entity_lengths)
-        slots = np.concatenate(
-            [
-                np.repeat(windows * length, word_lengths) + piece_positions,
-                np.repeat(windows * length + word_lengths, entity_lengths) + entity_order,
-            ]
-        )
         rows = [row for window in positions for row in window]
         entity_positions = np.full((len(rows), max(map(len, rows), default=1)), -1, np.int64)
         for i, row in enumerate(rows):
             entity_positions[i, : len(row)] = row
+        entity_ids = np.concatenate([*entities, np.zeros(0, np.int64)]).astype(np.int64)
+        on_device = to_device(
+            [np.concatenate(pieces), _counted(word_starts), entity_ids, entity_positions],
+            torch.device(device),
+        )
+        return cls(*on_device, entity_ids, word_starts, entity_starts)
+
+    @cached_property
+    def _block(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        word_lengths, entity_lengths = np.diff(self.word_starts), np.diff(self.entity_starts)
+        lengths = word_lengths + entity_lengths
+        n_windows, length = len(lengths), int(lengths.max())
+        first = np.arange(n_windows) * length
+        slots = np.concatenate(
+            [
+                np.repeat(first, word_lengths) + _counted(self.word_starts),
+                np.repeat(first + word_lengths, entity_lengths) + _counted(self.entity_starts),
+            ]
+        )
         places = np.arange(length)[None, :]
         filled = places < lengths[:, None]
         entity_places = filled & (places >= word_lengths[:, None])
 
         def tensor(array: NDArray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+            return torch.from_numpy(array).to(self.pieces.device)
 
-        return cls(
-            pieces=tensor(np.concatenate(pieces).astype(np.int64)),
-            piece_positions=tensor(piece_positions),
-            entities=tensor(np.concatenate([*entities, np.zeros(0, np.int64)]).astype(np.int64)),
-            entity_positions=tensor(entity_positions),
-            slots=tensor(slots),
-            filled=None if filled.all() else tensor(filled),
-            entity_places=tensor(entity_places),
-            word_starts=word_starts,
-            entity_starts=entity_starts,
-        )
+        return tensor(slots), None if filled.all() else tensor(filled), tensor(entity_places)
+
+    @property
+    def slots(self) -> Tensor:
+        return self._block[0]
+
+    @property
+    def filled(self) -> Tensor | None:
+        return self._block[1]
+
+    @property
+    def entity_places(self) -> Tensor:
+        return self._block[2]
+
+    @cached_property
+    def words(self) -> Runs:
+        """The word pieces, window by window."""
+        return Runs.from_starts(self.word_starts, self.pieces.device)
+
+    @cached_property
+    def runs(self) -> Runs:
+        return Runs.from_starts(self.word_starts + self.entity_starts, self.pieces.device)
+
+    @cached_property
+    def order(self) -> tuple[Tensor, Tensor]:
+        """Which position stands where in `runs`, and the reverse, int64[W + E] each."""
+        windows = np.arange(len(self.word_starts) - 1)
+        of_words = np.repeat(windows, np.diff(self.word_starts))
+        of_entities = np.repeat(windows, np.diff(self.entity_starts))
+        order = np.argsort(np.concatenate([of_words, of_entities]), kind="stable")
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        to, back_ = to_device([order, back], self.pieces.device)
+        return to, back_
 
     def spread(self, x: Tensor) -> Tensor:
         """[W + E, H] -> [B, length, H], zero where nothing is."""
@@ -120,25 +183,20 @@ class Pack:
         """The same windows without their entities."""
         if not len(self.entities):
             return self
-        device = self.pieces.device
-        lengths = np.diff(self.word_starts)
-        places = np.arange(lengths.max())[None, :] < lengths[:, None]
         return Pack(
-            pieces=self.pieces,
-            piece_positions=self.piece_positions,
-            entities=self.entities[:0],
-            entity_positions=self.entity_positions[:0],
-            slots=torch.from_numpy(np.flatnonzero(places)).to(device),
-            filled=None if places.all() else torch.from_numpy(places).to(device),
-            entity_places=torch.zeros(places.shape, dtype=torch.bool, device=device),
-            word_starts=self.word_starts,
-            entity_starts=np.zeros_like(self.entity_starts),
+            self.pieces,
+            self.piece_positions,
+            self.entities[:0],
+            self.entity_positions[:0],
+            self.entity_ids[:0],
+            self.word_starts,
+            np.zeros_like(self.entity_starts),
         )
 
     def as_queries(self) -> Queries:
         """The entities, to be asked about words that do not see them."""
         windows = np.repeat(np.arange(len(self.entity_starts) - 1), np.diff(self.entity_starts))
-        return Queries(self.entities, self.entity_positions, windows)
+        return Queries(self.entities, self.entity_positions, self.entity_ids, windows)
 
 
 @dataclass(frozen=True)
@@ -148,19 +206,21 @@ class Queries:
     entities (int64[Q]): entity ids.
     positions (int64[Q, M]): the indices, in its window, of the pieces that each covers; -1 where
         there are fewer than M.
+    entity_ids (int64 array [Q]): the same as `entities`, on the host.
     windows (int64 array [Q]): the window of each, ascending; on the host.
     """
 
     entities: Tensor
     positions: Tensor
-    windows: NDArray[np.int64]
+    entity_ids: Ints
+    windows: Ints
 
     @classmethod
     def from_spans(
         cls,
-        windows: NDArray[np.int64],
-        first: NDArray[np.int64],
-        last: NDArray[np.int64],
+        windows: Ints,
+        first: Ints,
+        last: Ints,
         entity: int,
         max_mention_length: int,
         device: torch.device | str = "cpu",
@@ -173,11 +233,15 @@ class Queries:
         longest = min(max(int((last - first).max(initial=1)), 1), max_mention_length)
         positions = first[:, None] + np.arange(longest)[None, :]
         positions[positions >= last[:, None]] = -1
-        return cls(
-            torch.full((len(first),), entity, dtype=torch.int64, device=device),
-            torch.from_numpy(positions).to(device),
-            windows,
-        )
+        ids = np.full(len(first), entity)
+        on_device = to_device([ids, positions], torch.device(device))
+        return cls(*on_device, ids, windows)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """The queries, one run for each window up to the last that has any."""
+        windows = np.arange(self.windows[-1] + 2)
+        return Runs.from_starts(np.searchsorted(self.windows, windows), self.entities.device)
 
     def block(self) -> tuple[slice, int, Tensor]:
         """Where the queries stand in a padded block of the windows that have any.
@@ -191,3 +255,19 @@ class Queries:
         order = np.arange(len(self.windows)) - np.repeat(np.cumsum(counts) - counts, counts)
         slots = torch.from_numpy((self.windows - begin) * longest + order)
         return slice(begin, begin + len(counts)), longest, slots.to(self.entities.device)
+
+
+def to_device(arrays: Sequence[NDArray], device: torch.device) -> list[Tensor]:
+    """Whole numbers, as int64 tensors on a device: to a GPU in one copy, and without waiting."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(array, np.int64)) for array in arrays]
+    if device.type != "cuda":
+        return [tensor.to(device) for tensor in tensors]
+    joined = torch.cat([tensor.flatten() for tensor in tensors])
+    joined = joined.pin_memory().to(device, non_blocking=True)
+    parts = joined.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _counted(starts: Ints) -> Ints:
+    """0, 1, … in each run."""
+    return np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))

@@ -29,12 +29,11 @@ from .encoder import init_weights, set_dropout
 from .heads import MLuke, NerHead, PairHead, RelationHead, SpanHead, TypingHead
 from .kb.vocabulary import default_cache
 from .optimizers import clip_gradients, make_optimizer, step
-from .products import cpu_products, set_precision
+from .products import HALVES, cpu_products, set_precision
 from .references import SAME_AS, follow, refer
 from .weights import TABLE_SHARD
 
 _process = os.getpid()
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Result = TypeVar("Result")
 Freeze = Literal["nothing", "embeddings", "encoder"]
@@ -140,10 +139,11 @@ class MLukeShim(Shim):
         device = self.device
         precision = resolve_precision(self.precision_name, device)
         # Where `products` has a way of its own, to predict, torch is not to convert anything.
-        own = device.type == "cpu" and not is_train and precision in cpu_products()
+        known = {"cpu": cpu_products(), "cuda": tuple(HALVES)}.get(device.type, ())
+        own = not is_train and precision in known
         if own or precision in ("exact", "int8"):
             return contextlib.nullcontext()
-        return torch.autocast(device.type, _AUTOCAST[precision])
+        return torch.autocast(device.type, HALVES[precision])
 
     def set_typing_labels(self, labels: tuple[str, ...], *, exclusive: bool) -> None:
         """Give the model a fresh typing head for these labels."""

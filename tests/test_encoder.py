@@ -184,7 +184,15 @@ def test_queries_can_be_asked_in_parts(plain_checkpoint, vocab_size):
         whole = encoder.read_queries(memory, queries)
         parts = []
         for part in (slice(0, 1), slice(1, 6), slice(6, None)):
-            asked = (queries.entities[part], queries.positions[part], queries.windows[part])
+            asked = (
+                rows[part]
+                for rows in (
+                    queries.entities,
+                    queries.positions,
+                    queries.entity_ids,
+                    queries.windows,
+                )
+            )
             parts.append(encoder.read_queries(memory, Queries(*asked)))
     close(torch.cat(parts), whole)
 
