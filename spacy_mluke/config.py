@@ -13,11 +13,13 @@ EMBEDDED = "embedded"
 # The key of config.json under which we keep what `transformers` has no word for, and its keys.
 OWN_SECTION = "spacy_mluke"
 _OWN = ("piece_layout", "piece_convention", "max_mention_length", "max_entity_length",
-        "hide_entities", "entity_attention", "ner_labels", "relation_labels")  # fmt: skip
+        "hide_entities", "entity_attention", "ner_labels", "relation_labels",
+        "relation_features")  # fmt: skip
 
 PieceLayout = Literal["fairseq", "sentencepiece", "tokenizer.json"]
 PieceConvention = Literal["context", "words", "markers"]
 EntityAttention = Literal["full", "words"]
+RelationFeatures = Literal["entities", "words"]
 
 # The values of `problem_type` in `transformers`.
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
@@ -89,6 +91,9 @@ class MLukeConfig:
     # Of the ner head and of the relation head, which `transformers` does not know.
     ner_labels: tuple[str, ...] = ()
     relation_labels: tuple[str, ...] = ()
+    # What the head for relations was trained on: entity states, or the states of word pieces that
+    # are read without entities (mLUKE-E and mLUKE-W in the paper).
+    relation_features: RelationFeatures = "entities"
     # Everything in config.json that we do not read, so that saving loses nothing.
     other: dict[str, Any] = field(default_factory=dict, compare=False)
 
@@ -134,6 +139,7 @@ class MLukeConfig:
             ("piece_layout", (None, *get_args(PieceLayout))),
             ("piece_convention", get_args(PieceConvention)),
             ("entity_attention", get_args(EntityAttention)),
+            ("relation_features", get_args(RelationFeatures)),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"config: {name} is {getattr(self, name)!r}; known are {known}")

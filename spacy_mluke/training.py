@@ -23,7 +23,7 @@ from thinc.types import Floats1d
 from torch import Tensor, nn
 
 from .checkpoint import CONFIG, Checkpoint, load_checkpoint, peek_config, save_checkpoint
-from .config import HEADS, MULTI_LABEL, SINGLE_LABEL, MLukeConfig
+from .config import HEADS, MULTI_LABEL, SINGLE_LABEL, MLukeConfig, RelationFeatures
 from .devices import largest_batch, resolve_device, resolve_precision
 from .encoder import init_weights, set_dropout
 from .heads import MLuke, NerHead, PairHead, RelationHead, SpanHead, TypingHead
@@ -191,20 +191,26 @@ class MLukeShim(Shim):
         self.checkpoint.model.ner = self.checkpoint.model.relation = None
         self._set_head("classifier", config, SpanHead(config))
 
-    def set_relation_labels(self, labels: tuple[str, ...], *, fast: bool) -> None:
+    def set_relation_labels(
+        self, labels: tuple[str, ...], *, fast: bool, features: RelationFeatures = "entities"
+    ) -> None:
         """Give the model a fresh head for relations with these labels: the relation head (fast), or
         the pair head of the paper, which reads a pair at a time, between markers.
 
+        features: the states that it is for.
         RAISES (ValueError): If there would be two classification heads in one checkpoint.
         """
         if fast:
-            config = replace(self.checkpoint.config, relation_labels=labels)
+            config = replace(
+                self.checkpoint.config, relation_labels=labels, relation_features=features
+            )
             self._set_head("relation", config, RelationHead(config))
             return
         self._check_alone()
         config = self._config_with(
             "LukeForEntityPairClassification",
             labels=labels,
+            relation_features=features,
             piece_convention="markers",
             problem_type=None,
             entity_attention="full",

@@ -100,6 +100,7 @@ def test_round_trip_loses_nothing(tmp_path):
             "entity_attention": "words",
             "ner_labels": ["人", "地"],
             "relation_labels": ["born_in", "no_relation"],
+            "relation_features": "words",
         },
     }
     config = MLukeConfig.from_dict(data)

@@ -13,9 +13,10 @@ from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 from wasabi import msg
 
-from spacy_mluke.cli.evaluate import evaluate_link
+from spacy_mluke.cli.evaluate_link import evaluate_link
 from spacy_mluke.cli.evaluate_ner import confuse_entities, score_entities
 from spacy_mluke.cli.link_results import describe
+from spacy_mluke.cli.sources import find_sources
 
 Opt = typer.Option
 BINS = 10
@@ -151,7 +152,9 @@ def evaluate_links(nlp: Language, path: Path, gold: list[Doc]) -> dict[str, Any]
     kept = dict(cfg)
     scores = {}
     for mentions in ("predicted", "gold"):
-        results = evaluate_link([path], nlp, mentions=mentions, baselines=mentions == "gold")
+        results = evaluate_link(
+            find_sources([str(path)]), nlp, mentions=mentions, baselines=mentions == "gold"
+        )
         for row in results.rows:
             if row.lang == results.rows[0].lang:
                 name = mentions if row.system == "mluke_entities" else row.system

@@ -317,7 +317,7 @@ def score(analysis: Analysis, neighbours: int) -> dict[str, Any]:
 
 
 def _mean(precision: Floats) -> dict[str, Any]:
-    from ..components.link_scorers import bootstrap_interval
+    from ..components.bootstrap import bootstrap_interval
 
     return {
         "queries": len(precision),

@@ -2,37 +2,83 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .annotated import UNKNOWN, Bounds, LinkedText, trim
-from .convert import Source
-from .linking_data import name_of, read_all, tell_language
+import typer
+
+from .annotated import Bounds, LinkedText, trim
+from .harness import (
+    CheckpointOpt,
+    Column,
+    DataArg,
+    Evaluation,
+    FolderOpt,
+    GpuOpt,
+    Headline,
+    LimitOpt,
+    OutputOpt,
+    PipelineOpt,
+    PlotOpt,
+    Row,
+    Scored,
+    mean_of_languages,
+)
+from .linking_data import read_all, tell_language
+from .messages import say, user_errors
+from .pipeline import load_pipeline
+from .sources import Source
 
 if TYPE_CHECKING:
     from spacy.language import Language
 
+Opt = typer.Option
+HEADLINE = Headline("f", "interval", "F")
 Found = Mapping[Bounds, str]  # what is at these bounds
 NONE = "–"  # no entity, in a table of confusions
 
 
-@dataclass
-class NerRow:
-    """What was found in the texts of one language in a file.
+# fmt: off
+def evaluate_ner_cli(
+    data: DataArg,
+    folder: FolderOpt = None,
+    pipeline: PipelineOpt = None,
+    checkpoint: CheckpointOpt = None,
+    labels: Annotated[Path | None, Opt("--labels", metavar="FILE", help='JSON file of {"label": "label of the pipeline", …}, with null for mentions that do not count; else labels are compared as they are')] = None,  # noqa: E501
+    output: OutputOpt = None,
+    plot: PlotOpt = None,
+    limit: LimitOpt = 0,
+    gpu_id: GpuOpt = -1,
+) -> None:
+    """Score entities, for each language and file.
 
-    gold, found: of each text. within_tokens: gold mentions that the tokens of the pipeline cannot
-        have; they are misses.
+    P, R and F count entities that begin and end right and have the right label; F has its 95 %
+    interval over the texts, and each label a column for its F. Labels that a file does not annotate
+    do not count for it. Mentions that the tokens of the pipeline cannot have are misses. The last
+    row is the mean over languages.
+
+    DATA are annotated texts in any format of convert. Without a pipeline, it is a blank one with
+    mluke_ner and the checkpoint.
     """
+    # fmt: on
+    with user_errors():
+        from .convert import read_label_table
 
-    lang: str
-    data: str
-    gold: list[Found] = field(default_factory=list)
-    found: list[Found] = field(default_factory=list)
-    within_tokens: int = 0
+        task = Evaluation(HEADLINE, data, folder, pipeline, output, plot, limit)
+        table = read_label_table(labels)
+        rows = task.run(
+            lambda path: evaluate_ner(
+                load_pipeline(path, checkpoint, gpu_id, find=True), task.sources, table, limit
+            )
+        )
+        rows += mean_rows(rows)
+        lost = sum(row["within_tokens"] for row in rows if row["lang"] != "mean")
+        if lost:
+            say("warn", f"Mentions that begin or end within a token of the pipeline: {lost:,}")
+        settings = {"checkpoint": checkpoint, "labels": labels and str(labels)}
+        task.report(rows, ner_columns(rows), settings)
 
 
 def evaluate_ner(
@@ -40,7 +86,7 @@ def evaluate_ner(
     sources: Sequence[Source],
     labels: Mapping[str, str | None] | None = None,
     limit: int = 0,
-) -> list[NerRow]:
+) -> list[Scored]:
     """Run a pipeline on annotated texts. Labels that no text of a file has do not count for it.
 
     labels: what a label is to be called, None for mentions that do not count; None keeps all.
@@ -48,25 +94,34 @@ def evaluate_ner(
     RAISES (ValueError): If a text cannot be read, has a label that is not in the table, or there is
         nothing to score.
     """
-    rows: list[NerRow] = []
+    rows: list[Scored] = []
     for source in sources:
         texts = source.part(read_all(source.path, source.lang))[: limit or None]
-        by_lang: dict[str, NerRow] = {}
+        by_lang: dict[str, list[tuple[Found, Found, int]]] = {}
         docs = nlp.pipe(tell_language(nlp.make_doc(text.text), text) for text in texts)
         for text, doc in zip(texts, docs, strict=True):
-            row = by_lang.setdefault(text.lang, NerRow(text.lang, name_of(source.path)))
             gold = _gold(text, labels)
-            row.gold.append(gold)
-            row.found.append({(e.start_char, e.end_char): e.label_ for e in doc.ents})
-            row.within_tokens += sum(doc.char_span(*bounds) is None for bounds in gold)
-        for row in by_lang.values():
-            annotated = {label for gold in row.gold for label in gold.values()}
-            row.found = [
+            found = {(e.start_char, e.end_char): e.label_ for e in doc.ents}
+            lost = sum(doc.char_span(*bounds) is None for bounds in gold)
+            by_lang.setdefault(text.lang, []).append((gold, found, lost))
+        for lang, of_lang in by_lang.items():
+            golds, founds, losts = zip(*of_lang, strict=True)
+            annotated = {label for gold in golds for label in gold.values()}
+            founds = tuple(
                 {bounds: label for bounds, label in found.items() if label in annotated}
-                for found in row.found
-            ]
+                for found in founds
+            )
             if annotated:
-                rows.append(row)
+                scores = score_entities(golds, founds)
+                numbers = {
+                    "texts": len(golds),
+                    "mentions": sum(map(len, golds)),
+                    "within_tokens": sum(losts),
+                    **{key: scores[key] for key in ("p", "r", "f", "per_type")},
+                    "confusion": confuse_entities(golds, founds),
+                }
+                pairs = {"interval": _pairs(golds, founds)}
+                rows.append(Scored(lang, source.name, numbers, pairs))
     if not rows:
         raise ValueError("There is nothing to score: no entity is annotated in the data")
     return rows
@@ -89,21 +144,19 @@ def _gold(text: LinkedText, labels: Mapping[str, str | None] | None) -> dict[Bou
 def score_entities(gold: Sequence[Found], found: Sequence[Found]) -> dict[str, Any]:
     """P, R and F of entities that begin and end right and have the right label; F with its 95 %
     interval over the texts; and P, R and F of each label that is in the gold data."""
-    from ..components.link_scorers import bootstrap_interval
+    from ..components.bootstrap import bootstrap_interval
 
     tp: Counter[str] = Counter()
     missed: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
-    pairs = []
     for true, guessed in zip(gold, found, strict=True):
         right = Counter(label for bounds, label in true.items() if guessed.get(bounds) == label)
         tp += right
         missed += Counter(true.values()) - right
         wrong += Counter(guessed.values()) - right
-        pairs.append((2 * right.total(), len(true) + len(guessed)))
     return {
         **_prf(tp.total(), wrong.total(), missed.total()),
-        "interval": bootstrap_interval(pairs),
+        "interval": bootstrap_interval(_pairs(gold, found)),
         "per_type": {
             label: {
                 **_prf(tp[label], wrong[label], missed[label]),
@@ -112,6 +165,14 @@ def score_entities(gold: Sequence[Found], found: Sequence[Found]) -> dict[str, A
             for label in sorted(tp.keys() | missed.keys())
         },
     }
+
+
+def _pairs(gold: Sequence[Found], found: Sequence[Found]) -> list[tuple[int, int]]:
+    """What F is made of, text by text."""
+    return [
+        (2 * len(true.items() & guessed.items()), len(true) + len(guessed))
+        for true, guessed in zip(gold, found, strict=True)
+    ]
 
 
 def _prf(tp: int, fp: int, fn: int) -> dict[str, float]:
@@ -135,92 +196,24 @@ def confuse_entities(gold: Sequence[Found], found: Sequence[Found]) -> dict[str,
     return {"labels": names, "rows": table}
 
 
-def describe_ner(rows: Sequence[NerRow]) -> list[dict[str, Any]]:
-    """All numbers of each row; and last, as "mean", P, R and F of languages, each the mean of its
-    rows, if there are several rows."""
-    described: list[dict[str, Any]] = [
-        {
-            "lang": row.lang,
-            "data": row.data,
-            "texts": len(row.gold),
-            "mentions": sum(map(len, row.gold)),
-            "within_tokens": row.within_tokens,
-            **score_entities(row.gold, row.found),
-            "confusion": confuse_entities(row.gold, row.found),
-        }
-        for row in rows
+def mean_rows(rows: Sequence[Row]) -> list[Row]:
+    """Of each system the mean over languages, if there are several rows of it."""
+    means = []
+    for system in dict.fromkeys(row["system"] for row in rows):
+        chosen = [row for row in rows if row["system"] == system]
+        if len(chosen) > 1:
+            mean = mean_of_languages(chosen, "prf", ("texts", "mentions", "within_tokens"))
+            means.append({**mean, "interval": None, "per_type": {}})
+    return means
+
+
+def ner_columns(rows: Sequence[Row]) -> list[Column]:
+    """With a column of F for each label."""
+    labels = sorted({label for row in rows for label in row["per_type"]})
+    return [
+        Column("TEXTS", "texts", "count"),
+        Column("MENTIONS", "mentions", "count"),
+        *(Column(key.upper(), key, "share") for key in "prf"),
+        Column("95 %", "interval", "interval"),
+        *(Column(label, ("per_type", label, "f"), "share") for label in labels),
     ]
-    if len(described) > 1:
-        by_lang: dict[str, list[dict[str, Any]]] = {}
-        for numbers in described:
-            by_lang.setdefault(numbers["lang"], []).append(numbers)
-        mean = {
-            key: sum(
-                sum(numbers[key] for numbers in of_lang) / len(of_lang)
-                for of_lang in by_lang.values()
-            )
-            / len(by_lang)
-            for key in "prf"
-        }
-        total = {
-            key: sum(numbers[key] for numbers in described)
-            for key in ("texts", "mentions", "within_tokens")
-        }
-        described.append({"lang": "mean", "data": "", **total, **mean, "interval": None,
-                          "per_type": {}})  # fmt: skip
-    return described
-
-
-def draw_ner(described: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the table, with a column of F for each label."""
-    from wasabi.tables import table
-
-    labels = sorted({label for numbers in described for label in numbers["per_type"]})
-    head = ["LANG", "DATA", "TEXTS", "MENTIONS", "P", "R", "F", "95 %", *labels]
-    lines = []
-    for numbers in described:
-        interval = numbers["interval"]
-        lines.append([
-            "-" if numbers["lang"] == UNKNOWN else numbers["lang"], numbers["data"],
-            f"{numbers['texts']:,}", f"{numbers['mentions']:,}",
-            *(f"{100 * numbers[key]:.1f}" for key in "prf"),
-            "-".join(f"{100 * x:.1f}" for x in interval) if interval else "-",
-            *(
-                f"{100 * numbers['per_type'][label]['f']:.1f}"
-                if label in numbers["per_type"] else "-"
-                for label in labels
-            ),
-        ])  # fmt: skip
-    aligns: Any = ["l", "l", *["r"] * (len(head) - 2)]
-    return table(lines, header=head, divider=True, aligns=aligns)
-
-
-def plot_ner(described: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw F of each row as bars, with its interval. RAISES (ImportError): Without matplotlib."""
-    from ..pretraining.extra import require
-
-    rows = [numbers for numbers in described if numbers["lang"] != "mean"]
-    figure = require("matplotlib.figure").Figure(
-        figsize=(7, 1 + 0.3 * len(rows)), layout="constrained"
-    )
-    axes = figure.subplots()
-    places = range(len(rows))
-    values = [100 * numbers["f"] for numbers in rows]
-    axes.barh(places, values)
-    for place, numbers in zip(places, rows, strict=True):
-        if numbers["interval"]:
-            axes.plot([100 * x for x in numbers["interval"]], [place, place], color="black")
-    axes.set_yticks(places, [f"{numbers['lang']}  {numbers['data']}" for numbers in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("F, %, and its 95 % interval")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=150)
-
-
-def write_ner(
-    described: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], path: Path
-) -> None:
-    """Write all numbers as JSON, with the settings that they were made with."""
-    data = {"settings": settings, "results": described}
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf8")

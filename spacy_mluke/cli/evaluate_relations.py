@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .annotated import RELATIONS_KEY, UNKNOWN
-from .convert import Converter, Source
-from .linking_data import name_of
+from .converter import Converter
+from .harness import (
+    Column,
+    DataArg,
+    Evaluation,
+    FolderOpt,
+    GpuOpt,
+    Headline,
+    LimitOpt,
+    OutputOpt,
+    PipelineOpt,
+    PlotOpt,
+    Scored,
+)
+from .messages import user_errors
+from .pipeline import load_component
+from .sources import Source
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -16,33 +30,47 @@ if TYPE_CHECKING:
 
     from ..components.relations import MLukeRelations
 
+HEADLINE = Headline("micro_f", "interval", "micro F")
+COLUMNS = [
+    Column("TEXTS", "texts", "count"),
+    Column("RELATIONS", "relations", "count"),
+    *(Column(key.upper(), f"micro_{key}", "share") for key in "prf"),
+    Column("95 %", "interval", "interval"),
+    Column("MACRO F", "macro_f", "share"),
+    Column("UNDIRECTED F", "undirected_micro_f", "share"),
+]
 
-@dataclass
-class RelationRow:
-    """What was found in the texts of one language in a file."""
 
-    lang: str
-    data: str
-    examples: list[Example] = field(default_factory=list)
+def evaluate_relations_cli(
+    data: DataArg,
+    pipeline: PipelineOpt,
+    folder: FolderOpt = None,
+    output: OutputOpt = None,
+    plot: PlotOpt = None,
+    limit: LimitOpt = 0,
+    gpu_id: GpuOpt = -1,
+) -> None:
+    """Score the relations of given mentions, for each language and file.
 
+    P, R and F count relations between the right mentions with the right label, in the right
+    direction; F has its 95 % interval over the texts. MACRO F is the mean of F over the labels in
+    the data, UNDIRECTED F does not look at the direction. The label for no relation is none.
 
-def find_relations(nlp: Language) -> MLukeRelations:
-    """The pipeline's `mluke_relations`: the last, if there are several.
-
-    RAISES (ValueError): If it has none.
+    DATA are texts with relations, .jsonl, .jsonl.gz or .spacy, as convert reads them.
     """
-    names = [n for n in nlp.pipe_names if nlp.get_pipe_meta(n).factory == "mluke_relations"]
-    if not names:
-        raise ValueError(
-            f"The pipeline has no mluke_relations; it has {', '.join(nlp.pipe_names) or 'nothing'}"
+    with user_errors():
+        task = Evaluation(HEADLINE, data, folder, pipeline, output, plot, limit)
+        rows = task.run(
+            lambda path: evaluate_relations(
+                *load_component(path, "mluke_relations", gpu_id), task.sources, limit
+            )
         )
-    component: MLukeRelations = nlp.get_pipe(names[-1])  # type: ignore[assignment]
-    return component
+        task.report(rows, COLUMNS)
 
 
 def evaluate_relations(
-    nlp: Language, sources: Sequence[Source], limit: int = 0
-) -> list[RelationRow]:
+    nlp: Language, component: MLukeRelations, sources: Sequence[Source], limit: int = 0
+) -> list[Scored]:
     """Run a pipeline's `mluke_relations` on the mentions of annotated texts.
 
     limit: most texts of each source; 0 for all.
@@ -51,11 +79,10 @@ def evaluate_relations(
     from spacy.tokens import Span
     from spacy.training import Example
 
-    component = find_relations(nlp)
     component.cfg["mentions_key"] = component.cfg["gold_key"] = RELATIONS_KEY
-    rows: list[RelationRow] = []
+    rows: list[Scored] = []
     for source in sources:
-        by_lang: dict[str, RelationRow] = {}
+        by_lang: dict[str, list[Example]] = {}
         for reference in Converter(nlp).convert(source, limit):
             if RELATIONS_KEY not in reference.spans:
                 continue
@@ -65,58 +92,30 @@ def evaluate_relations(
                 for span in reference.spans[RELATIONS_KEY]
             ]
             lang = reference._.mluke_lang or UNKNOWN
-            row = by_lang.setdefault(lang, RelationRow(lang, name_of(source.path)))
-            row.examples.append(Example(doc, reference))
-        for row in by_lang.values():
+            by_lang.setdefault(lang, []).append(Example(doc, reference))
+        for lang, examples in by_lang.items():
             # In batches, and back in order
-            list(component.pipe(example.predicted for example in row.examples))
-        rows += by_lang.values()
+            list(component.pipe(example.predicted for example in examples))
+            rows.append(score_texts(lang, source.name, examples, component))
     if not rows:
         raise ValueError("There is nothing to score: no relation is annotated in the data")
     return rows
 
 
-def describe_relations(
-    rows: Sequence[RelationRow], spans_key: str, null_label: str
-) -> list[dict[str, Any]]:
-    """All numbers of each row, with the 95 % interval of the F-score over the texts."""
-    from ..components.link_scorers import bootstrap_interval
+def score_texts(
+    lang: str, data: str, examples: Sequence[Example], component: MLukeRelations
+) -> Scored:
+    """All numbers of the texts of one language in a file."""
     from ..components.relation_scorers import relation_sets, score_relations
 
-    keys = {"spans_key": spans_key, "gold_key": RELATIONS_KEY, "null_label": null_label}
-    described = []
-    for row in rows:
-        sets = [relation_sets(example, **keys) for example in row.examples]
-        scores = score_relations(row.examples, **keys)
-        described.append({
-            "lang": row.lang,
-            "data": row.data,
-            "texts": len(row.examples),
-            "relations": sum(len(true) + lost for _, true, lost in sets),
-            **{key.removeprefix("relations_"): value for key, value in scores.items()},
-            "interval": bootstrap_interval(
-                [
-                    (2 * len(found & true), len(found) + len(true) + lost)
-                    for found, true, lost in sets
-                ]
-            ),
-        })  # fmt: skip
-    return described
-
-
-def draw_relations(described: Sequence[Mapping[str, Any]]) -> str:
-    from wasabi.tables import table
-
-    head = ["LANG", "DATA", "TEXTS", "RELATIONS", "P", "R", "F", "95 %", "MACRO F", "UNDIRECTED F"]
-    lines = []
-    for numbers in described:
-        interval = numbers["interval"]
-        lines.append([
-            "-" if numbers["lang"] == UNKNOWN else numbers["lang"], numbers["data"],
-            f"{numbers['texts']:,}", f"{numbers['relations']:,}",
-            *(f"{100 * numbers[f'micro_{key}']:.1f}" for key in "prf"),
-            "-".join(f"{100 * x:.1f}" for x in interval) if interval else "-",
-            f"{100 * numbers['macro_f']:.1f}", f"{100 * numbers['undirected_micro_f']:.1f}",
-        ])  # fmt: skip
-    aligns: Any = ["l", "l", *["r"] * (len(head) - 2)]
-    return table(lines, header=head, divider=True, aligns=aligns)
+    cfg = component.cfg
+    keys = {key: cfg[key] for key in ("spans_key", "gold_key", "null_label")}
+    sets = [relation_sets(example, **keys) for example in examples]
+    scores = score_relations(examples, **keys)
+    numbers = {
+        "texts": len(examples),
+        "relations": sum(len(true) + lost for _, true, lost in sets),
+        **{key.removeprefix("relations_"): value for key, value in scores.items()},
+    }
+    pairs = [(2 * len(found & true), len(found) + len(true) + lost) for found, true, lost in sets]
+    return Scored(lang, data, numbers, {"interval": pairs})

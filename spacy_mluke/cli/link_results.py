@@ -1,19 +1,18 @@
-"""What `evaluate link` found: a table for each language, and all numbers as JSON."""
+"""What `evaluate link` found."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from .harness import Column, Headline, Scored, summarize
 from .linking_data import Lost, TitleCounts
 from .messages import say
 
 if TYPE_CHECKING:
     from ..components.link_scorers import LinkCounts
+
+HEADLINE = Headline("links_accuracy", "links_accuracy_interval", "accuracy")
 
 
 @dataclass
@@ -30,10 +29,16 @@ class Row:
 class Results:
     """Rows that have annotated mentions, and what was lost on the way."""
 
-    rows: list[Row]
-    lost: dict[str, Lost]
+    rows: list[Row] = field(default_factory=list)
+    lost: dict[str, Lost] = field(default_factory=dict)
     failed: int = 0
     titles: dict[str, TitleCounts] = field(default_factory=dict)
+
+    def add(self, others: Results, prefix: str) -> None:
+        """Take what another pipeline lost in the same texts; prefix: before the names of its
+        systems."""
+        self.failed, self.titles = others.failed, others.titles
+        self.lost |= {f"{prefix}{system}": lost for system, lost in others.lost.items()}
 
 
 def in_order(rows: list[Row]) -> list[Row]:
@@ -67,94 +72,49 @@ def report_lost(results: Results) -> None:
                 say("warn", f"Mentions that {system} cannot have, and so misses: {count}; {why}")
 
 
-def draw_results(rows: Sequence[Row], *, gold: bool) -> str:
-    """Draw a table for each language. gold: the mentions were given, so how well they are found is
-    left out."""
-    from wasabi.printer import Printer
-    from wasabi.tables import table
-
-    head = ["DATA", "SYSTEM", "MENTIONS", "IN KB", "R@1", "R@5", "R@30"]
-    head += ["ACC", "95 %", "ACC NIL", "95 %", "AMBIG", "ACC"]
-    if not gold:
-        head += ["FOUND", "P", "R", "F", "P NIL", "R NIL", "F NIL"]
-    # All tables have the same columns, so that languages can be compared.
-    cells = {id(row): _draw_row(row, gold=gold) for row in rows}
-    columns = zip(head, *cells.values(), strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    aligns: list[Literal["l", "r"]] = ["l" if i < 2 else "r" for i in range(len(head))]
-    printer = Printer(pretty=sys.stdout.isatty(), no_print=True)
-    parts: list[str] = []
-    for lang in dict.fromkeys(row.lang for row in rows):
-        lines = [cells[id(row)] for row in rows if row.lang == lang]
-        parts.append(str(printer.divider(lang)))
-        parts.append(table(lines, header=head, aligns=aligns, widths=widths))
-    return "\n".join(parts)
-
-
-def _draw_row(row: Row, *, gold: bool) -> list[str]:
-    numbers = describe(row)
-    shown = [
-        row.data or "all",
-        row.system,
-        f"{numbers['annotated']:,}",
-        *(
-            _percent(numbers[key])
-            for key in (
-                "in_kb_share",
-                "links_recall_at_1",
-                "links_recall_at_5",
-                "links_recall_at_30",
-            )
-        ),
+def link_columns(*, gold: bool) -> list[Column]:
+    """gold: the mentions were given, so how well they are found is left out."""
+    shares = {"IN KB": "in_kb_share", **{f"R@{n}": f"links_recall_at_{n}" for n in (1, 5, 30)}}
+    columns = [
+        Column("MENTIONS", "annotated", "count"),
+        *(Column(title, key, "share") for title, key in shares.items()),
+        Column("ACC", "links_accuracy", "share"),
+        Column("95 %", "links_accuracy_interval", "interval"),
+        Column("ACC NIL", "links_nil_accuracy", "share"),
+        Column("95 %", "links_nil_accuracy_interval", "interval"),
+        Column("AMBIG", "ambiguous", "count"),
+        Column("ACC", "links_ambiguous_accuracy", "share"),
     ]
-    for key in ("links_accuracy", "links_nil_accuracy"):
-        interval = numbers[f"{key}_interval"]
-        shown += [
-            _percent(numbers[key]),
-            "-".join(f"{100 * x:.1f}" for x in interval) if interval else "-",
-        ]
-    shown += [f"{numbers['ambiguous']:,}", _percent(numbers["links_ambiguous_accuracy"])]
     if gold:
-        return shown
-    shown.append(_percent(numbers["found_share"]))
-    for prefix in ("links_micro", "links_nil_micro"):
-        shown += [_percent(numbers[f"{prefix}_{x}"]) for x in "prf"]
-    return shown
+        return columns
+    return [
+        *columns,
+        Column("FOUND", "found_share", "share"),
+        *(Column(key.upper(), f"links_micro_{key}", "share") for key in "prf"),
+        *(Column(f"{key.upper()} NIL", f"links_nil_micro_{key}", "share") for key in "prf"),
+    ]
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+def score_row(row: Row) -> Scored:
+    """Its counts, scores between 0 and 1 (None where there is nothing to score), and what the
+    intervals of the accuracies are made of."""
+    from ..components.link_scorers import add_counts, link_scores, ratio
+
+    total = add_counts(row.counts)
+    numbers: dict[str, Any] = {
+        "documents": len(row.counts),
+        **total._asdict(),
+        "in_kb_share": ratio(total.in_kb, total.linked),
+        "found_share": ratio(total.found, total.annotated),
+        **link_scores(total),
+    }
+    pairs = {
+        "links_accuracy_interval": [(c.right_linked, c.found_linked) for c in row.counts],
+        "links_nil_accuracy_interval": [(c.right, c.found) for c in row.counts],
+    }
+    return Scored(row.lang, row.data, numbers, pairs, row.system)
 
 
 def describe(row: Row) -> dict[str, Any]:
-    """All numbers of a row: counts, scores between 0 and 1 (None where there is nothing to score),
-    and the 95 % intervals of the accuracies."""
-    from ..components.link_scorers import add_counts, bootstrap_interval, link_scores, ratio
-
-    total = add_counts(row.counts)
-    numbers: dict[str, Any] = {"documents": len(row.counts), **total._asdict()}
-    numbers["in_kb_share"] = ratio(total.in_kb, total.linked)
-    numbers["found_share"] = ratio(total.found, total.annotated)
-    numbers.update(link_scores(total))
-    for key, right, found in (
-        ("links_accuracy", "right_linked", "found_linked"),
-        ("links_nil_accuracy", "right", "found"),
-    ):
-        pairs = [(getattr(c, right), getattr(c, found)) for c in row.counts]
-        numbers[f"{key}_interval"] = bootstrap_interval(pairs)
-    return numbers
-
-
-def write_results(results: Results, settings: dict[str, Any], path: Path) -> None:
-    """Write all numbers as JSON, with the settings that they were made with."""
-    data = {
-        "settings": settings,
-        "failed": results.failed,
-        "titles": {path: asdict(counts) for path, counts in results.titles.items()},
-        "lost": {system: asdict(lost) for system, lost in results.lost.items()},
-        "results": [
-            {"lang": row.lang, "data": row.data, "system": row.system, **describe(row)}
-            for row in results.rows
-        ],
-    }
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf8")
+    """All numbers of a row, with the 95 % intervals of the accuracies."""
+    return summarize([score_row(row)])

@@ -1,4 +1,4 @@
-"""Annotated texts, as `convert` and `evaluate link` read them, and as documents for a pipeline.
+"""Annotated texts, as `convert` and `evaluate` read them, and as documents for a pipeline.
 
 A reader yields the texts of a file; another format needs one more function and its suffix below.
 """
@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ def read_linked(path: Path, limit: int = 0, lang: str = UNKNOWN) -> Iterator[Lin
 
     RAISES (OSError, ValueError): If there is no such file, or it is of no known format.
     """
-    with closing(find_reader(path)(path, lang)) as items:  # type: ignore[type-var]
+    with closing(find_reader(path)(path, lang)) as items:
         yield from itertools.islice(items, limit or None)
 
 
@@ -56,9 +56,10 @@ def read_all(path: Path, lang: str = UNKNOWN) -> list[LinkedText]:
     return texts
 
 
-def find_reader(path: Path) -> Reader:
+def find_reader(path: Path, readers: Mapping[str, Any] | None = None) -> Any:
     """The reader of a file, by its name.
 
+    readers: of each format, by the end of the name; None for those of annotated texts.
     RAISES (OSError, ValueError): If there is no such file, or it is of no known format.
     """
     if path.is_dir():
@@ -67,14 +68,15 @@ def find_reader(path: Path) -> Reader:
         )
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path} (looked for {path.absolute()})")
-    for suffix, reader in READERS.items():
+    known = READERS if readers is None else readers
+    for suffix, reader in known.items():
         if path.name.endswith(suffix):
             if reader is read_dump:
                 language_of_dump(path)  # that it has none is to be said before anything is read
             if reader is read_conll and _has_header(path):
                 return read_hipe
             return reader
-    raise ValueError(f"{path} is of no known format: the name must end in {', '.join(READERS)}")
+    raise ValueError(f"{path} is of no known format: the name must end in {', '.join(known)}")
 
 
 def _has_header(path: Path) -> bool:
@@ -83,9 +85,10 @@ def _has_header(path: Path) -> bool:
         return file.readline().lstrip(b"\xef\xbb\xbf").startswith(b"TOKEN\t")
 
 
-def name_of(path: Path) -> str:
+def name_of(path: Path, readers: Iterable[str] | None = None) -> str:
     """The name of a file without the suffix of its format."""
-    suffix = next((suffix for suffix in READERS if path.name.endswith(suffix)), "")
+    known = READERS if readers is None else readers
+    suffix = next((suffix for suffix in known if path.name.endswith(suffix)), "")
     return path.name[: len(path.name) - len(suffix)]
 
 

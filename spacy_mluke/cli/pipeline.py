@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import EMBEDDED
 from .messages import say
@@ -75,6 +75,29 @@ def load_pipeline(
     return nlp
 
 
+def load_component(pipeline: str | None, factory: str, gpu_id: int = -1) -> tuple[Language, Any]:
+    """Load a pipeline for one of its components, on the device that is to run it.
+
+    RETURNS: the pipeline, and its component of that factory: the last, if there are several.
+    RAISES (OSError, ValueError, ImportError): If there is no such pipeline, component or device.
+    """
+    if pipeline is None:
+        raise ValueError(f"There is no pipeline: give a --pipeline with {factory}")
+    device, index = _choose_device(gpu_id)
+    import spacy
+
+    nlp = spacy.load(pipeline)
+    name = find_component(nlp, factory)
+    if name is None:
+        raise ValueError(
+            f"The pipeline {pipeline} has no {factory}; it has "
+            f"{', '.join(nlp.pipe_names) or 'nothing'}"
+        )
+    component: Any = nlp.get_pipe(name)
+    component.shim.to_device(device, index)
+    return nlp, component
+
+
 def add_component(nlp: Language, checkpoint: str) -> MLukeEntities:
     """Add `mluke_entities` at the end, with its checkpoint loaded, on the CPU.
 
@@ -88,9 +111,9 @@ def add_component(nlp: Language, checkpoint: str) -> MLukeEntities:
     return component
 
 
-def find_component(nlp: Language) -> str | None:
-    """Name of the pipeline's `mluke_entities`: the last, if there are several."""
-    names = [name for name in nlp.pipe_names if nlp.get_pipe_meta(name).factory == FACTORY]
+def find_component(nlp: Language, factory: str = FACTORY) -> str | None:
+    """Name of the pipeline's component of a factory: the last, if there are several."""
+    names = [name for name in nlp.pipe_names if nlp.get_pipe_meta(name).factory == factory]
     return names[-1] if names else None
 
 

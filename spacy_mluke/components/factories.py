@@ -305,6 +305,7 @@ def make_mluke_ner(
         "checkpoint": "embedded",
         "revision": None,
         "mode": "auto",
+        "features": "auto",
         "mentions_key": None,
         "spans_key": "mluke_relations",
         "gold_key": "relations",
@@ -334,6 +335,7 @@ def make_mluke_relations(
     checkpoint: str,
     revision: str | None,
     mode: Literal["auto", "fast", "paper"],
+    features: Literal["auto", "entities", "words"],
     mentions_key: str | None,
     spans_key: str,
     gold_key: str,
@@ -357,6 +359,10 @@ def make_mluke_relations(
     mode (str): Read all mentions of a window at once ("fast"), or each pair in a text of its own,
         between markers, as the paper does ("paper"). "auto": what the checkpoint was trained for;
         for one that is new to the task, "fast".
+    features (str): Tell relations from the states of mentions as entities ("entities"), or, with no
+        entity in the input, from the states of their first word pieces, in paper mode of the
+        markers before them ("words"). "auto": what the checkpoint was trained for; for one that is
+        new to the task, "entities".
     mentions_key (Optional[str]): Read the mentions in doc.spans[mentions_key]; None reads doc.ents.
     spans_key (str): Write results to doc.spans[spans_key].
     gold_key (str): Learn from doc.spans[gold_key].
@@ -393,6 +399,7 @@ def make_mluke_relations(
         ),
         name,
         mode=mode,
+        features=features,
         mentions_key=mentions_key,
         spans_key=spans_key,
         gold_key=gold_key,

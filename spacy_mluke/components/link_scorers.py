@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 from spacy.scorer import PRFScore, Scorer
 from spacy.tokens import Span
 from spacy.training import Example
@@ -16,8 +15,6 @@ from .linking import NIL
 from .scorers import Bounds, language_of, mentions, score_types
 
 RANKS = (1, 5, 30)
-RESAMPLES = 1000
-SEED = 0
 Scores = dict[str, Any]
 
 
@@ -147,23 +144,6 @@ def link_scores(counts: LinkCounts) -> Scores:
 def ratio(part: int, whole: int) -> float | None:
     """A share; None of nothing."""
     return part / whole if whole else None
-
-
-def bootstrap_interval(
-    pairs: Sequence[tuple[int, int]], resamples: int = RESAMPLES, seed: int = SEED
-) -> list[float] | None:
-    """The 95 % interval of a share over documents: each is (part, whole), and they are drawn anew,
-    with replacement. None if fewer than two have something to score."""
-    counts = np.array([pair for pair in pairs if pair[1]], np.float64).reshape(-1, 2)
-    n = len(counts)
-    if n < 2:
-        return None
-    draw = np.random.default_rng(seed)
-    shares = np.empty(resamples)
-    for i in range(resamples):
-        part, whole = counts[draw.integers(n, size=n)].sum(axis=0)
-        shares[i] = part / whole
-    return [float(x) for x in np.quantile(shares, (0.025, 0.975))]
 
 
 def score_links(

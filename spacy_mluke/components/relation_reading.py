@@ -2,7 +2,8 @@
 
 It reads them in one of two ways, depending on the head that the checkpoint has: with the pair head
 as the paper does, each pair in a text of its own, between markers; with the relation head fast, all
-mentions of a window at once.
+mentions of a window at once. What is read of a mention is its entity state or, with
+`relation_features` "words", the state of its first word piece, and then no entity is in the input.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from thinc.api import Model
 
 from ..config import MLukeConfig
 from ..heads import MLuke, PairHead
+from ..packs import Pack
 from ..tokenization import Ints, PieceTokenizer
 from ..training import MLukeShim
-from ..windows import Reading, Window, pack_windows
-from .mentions import Floats, MentionBatch, read_states
+from ..windows import Reading, Window, cut_windows, pack_windows
+from .mentions import Floats, MentionBatch, doc_reading, read_states
 
 MARKERS = ("<ent>", "<ent2>")
 # Characters around a pair that are cut into pieces to find what fits in a window.
@@ -98,14 +100,57 @@ def _read_fast(
     model: MLuke, shim: MLukeShim, batch: PairBatch, budget: int
 ) -> tuple[torch.Tensor, np.ndarray]:
     assert model.relation is not None
-    states = read_states(
-        model, shim, MentionBatch(batch.docs, batch.bounds, vectors=batch.vectors), budget
-    )
+    if shim.checkpoint.config.relation_features == "words":
+        states = _read_first_pieces(model, shim, batch, budget)
+    else:
+        mentions = MentionBatch(batch.docs, batch.bounds, vectors=batch.vectors)
+        states = read_states(model, shim, mentions, budget)
     begins = np.cumsum([0, *map(len, batch.bounds)])
     rows = [pairs + begin for pairs, begin in zip(batch.pairs, begins, strict=False)]
     joined = torch.from_numpy(np.concatenate([np.zeros((0, 2), np.int64), *rows])).to(shim.device)
     logits = model.relation(states[joined[:, 0]], states[joined[:, 1]]).float()
     return logits, np.ones(len(joined), bool)
+
+
+def _read_first_pieces(
+    model: MLuke, shim: MLukeShim, batch: PairBatch, budget: int
+) -> torch.Tensor:
+    """States of the first word piece of each mention, float32[M, H], in the batch's order."""
+    checkpoint = shim.checkpoint
+    config = checkpoint.config
+    readings = [
+        doc_reading(doc, bounds, checkpoint.pieces, config.max_pieces)
+        for doc, bounds in zip(batch.docs, batch.bounds, strict=True)
+    ]
+    begins = np.cumsum([0, *map(len, batch.bounds)])
+    windows = [
+        window
+        for i, reading in enumerate(readings)
+        for window in cut_windows(
+            reading, doc=i, max_pieces=config.max_pieces, max_mentions=max(len(reading.first), 1)
+        )
+    ]
+    rows = [np.zeros(0, np.int64)]
+    parts = [torch.zeros(0, config.hidden_size, device=shim.device)]
+    for group, pack in pack_windows(
+        windows,
+        readings,
+        checkpoint.pieces,
+        checkpoint.mask,
+        max_mention_length=1,
+        budget=budget,
+        device=shim.device,
+    ):
+        rows += [begins[window.doc] + window.mentions for window in group]
+        parts.append(first_pieces(model(pack.words_only())[0].float(), pack))
+    order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(shim.device)
+    return torch.cat(parts)[order]
+
+
+def first_pieces(words: torch.Tensor, pack: Pack) -> torch.Tensor:
+    """States of word pieces [W, H] -> those of the first of each mention [E, H]."""
+    begins = np.repeat(pack.word_starts[:-1], np.diff(pack.entity_starts))
+    return words[pack.entity_positions[:, 0] + torch.from_numpy(begins).to(words.device)]
 
 
 def _read_paper(
@@ -114,11 +159,13 @@ def _read_paper(
     checkpoint = shim.checkpoint
     config = checkpoint.config
     assert isinstance(model.classifier, PairHead)
-    mask2 = checkpoint.entities.special.get("[MASK2]")
+    by_words = config.relation_features == "words"
+    mask2 = checkpoint.entities.special.get("[MASK2]", checkpoint.mask if by_words else None)
     if mask2 is None:
         raise ValueError(
             f"the checkpoint {checkpoint.source!r} has no entity [MASK2], which stands for the "
-            "second of a pair; train it with mode = 'fast', or name another checkpoint"
+            "second of a pair; train it with mode = 'fast' or features = 'words', or name another "
+            "checkpoint"
         )
     readings: list[Reading] = []
     rows: list[int] = []  # of the readings, in the result
@@ -148,8 +195,9 @@ def _read_paper(
         budget=budget,
         device=shim.device,
     ):
-        entities = model(pack)[1]
-        parts.append(model.classifier(entities[::2], entities[1::2]).float())
+        # Of words, those of the markers
+        states = first_pieces(model(pack.words_only())[0], pack) if by_words else model(pack)[1]
+        parts.append(model.classifier(states[::2], states[1::2]).float())
         order += [rows[window.doc] for window in group]
     fits = np.zeros(count, bool)
     fits[rows] = True

@@ -32,6 +32,7 @@ from .scorers import mentions as get_mentions
 
 MODES = ("auto", "fast", "paper")
 ORDERS = ("auto", "once", "both")
+FEATURES = ("auto", "entities", "words")
 
 
 class MLukeRelations(MLukePipe):
@@ -47,6 +48,7 @@ class MLukeRelations(MLukePipe):
         name: str = "mluke_relations",
         *,
         mode: str = "auto",
+        features: str = "auto",
         mentions_key: str | None = None,
         spans_key: str = "mluke_relations",
         gold_key: str = "relations",
@@ -60,7 +62,11 @@ class MLukeRelations(MLukePipe):
         for setting, key in (("spans_key", spans_key), ("gold_key", gold_key)):
             if not key:
                 raise ValueError(f"{name}: {setting} must not be empty: relations are kept there")
-        for setting, chosen, known in (("mode", mode, MODES), ("order", order, ORDERS)):
+        for setting, chosen, known in (
+            ("mode", mode, MODES),
+            ("features", features, FEATURES),
+            ("order", order, ORDERS),
+        ):
             if chosen not in known:
                 raise ValueError(f"{name}: {setting} is {chosen!r}; known are {', '.join(known)}")
         if threshold is not None and not 0 <= threshold <= 1:
@@ -82,6 +88,7 @@ class MLukeRelations(MLukePipe):
         self._hold(shim)
         self.cfg: dict[str, Any] = {
             "mode": mode,
+            "features": features,
             "mentions_key": mentions_key,
             "spans_key": spans_key,
             "gold_key": gold_key,
@@ -103,7 +110,14 @@ class MLukeRelations(MLukePipe):
     # -- annotating ----------------------------------------------------------------------------
 
     def _load(self) -> None:
-        self._check_mode(mode_of(self.shim.checkpoint.config), "for relations")
+        config = self.shim.checkpoint.config
+        self._check_mode(mode_of(config), "for relations")
+        if self.cfg["features"] not in ("auto", config.relation_features):
+            raise ValueError(
+                f"{self.name}: features is {self.cfg['features']!r}, but the checkpoint "
+                f"{self.shim.source!r} was trained for {config.relation_features!r}. Train it with "
+                "`spacy train`, or name a checkpoint that fits"
+            )
 
     def _annotate(self, docs: list[Doc]) -> None:
         self.set_annotations(docs, self.predict(docs))
@@ -225,11 +239,14 @@ class MLukeRelations(MLukePipe):
         config = self.shim.checkpoint.config
         trained = mode_of(config)
         mode = self.cfg["mode"] if self.cfg["mode"] != "auto" else trained or "fast"
-        has_head = mode == trained
+        features = self.cfg["features"]
+        if features == "auto":
+            features = config.relation_features if trained else "entities"
+        has_head = (mode, features) == (trained, config.relation_features)
         if not labels and not has_head:
             raise self._no_labels(self.cfg["gold_key"])
         if labels and (not has_head or set(relation_labels(config)) != set(labels)):
-            self.shim.set_relation_labels(tuple(labels), fast=mode == "fast")
+            self.shim.set_relation_labels(tuple(labels), fast=mode == "fast", features=features)
         if nlp is not None:
             warn_of_frozen(self, self.shim, nlp)
         self.model.initialize()

@@ -178,6 +178,7 @@ def words_only(checkpoint: Checkpoint) -> Checkpoint:
         labels=(),
         ner_labels=(),
         relation_labels=(),
+        relation_features="entities",
         problem_type=None,
         entity_vocab_size=len(ids),
     )

@@ -261,6 +261,7 @@ def _start_from_luke(
         labels=(),
         ner_labels=(),
         relation_labels=(),
+        relation_features="entities",
         problem_type=None,
         classifier_bias=False,
         piece_convention="context",

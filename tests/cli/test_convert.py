@@ -15,8 +15,10 @@ from spacy.training import Corpus
 from spacy.vocab import Vocab
 
 from spacy_mluke.cli.annotated import UNKNOWN, GoldMention, LinkedText
-from spacy_mluke.cli.convert import Converter, Counts, Source, make_nlp, parse_source, text_key
+from spacy_mluke.cli.convert import make_nlp
+from spacy_mluke.cli.converter import Converter, Counts, text_key
 from spacy_mluke.cli.linking_data import read_linked
+from spacy_mluke.cli.sources import Source, parse_source
 
 from .conftest import Run, write_lines
 
@@ -458,7 +460,8 @@ def test_sources(tmp_path, monkeypatch, argument, lang, source) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a[1]=b.conll").touch()
     argument, name = argument.replace("F", "a[1]=b.conll"), source[1].replace("F", "a[1]=b.conll")
-    assert parse_source(argument, lang) == Source(source[0], Path(name), *source[2:])
+    expected = Source(source[0], Path(name), *source[2:], name="a[1]=b")
+    assert parse_source(argument, lang) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,17 @@ import spacy
 from typer.testing import CliRunner
 
 from spacy_mluke.cli import app
-from spacy_mluke.cli.convert import parse_source
 from spacy_mluke.cli.evaluate_ner import (
+    HEADLINE,
     NONE,
     confuse_entities,
-    describe_ner,
-    draw_ner,
     evaluate_ner,
+    mean_rows,
+    ner_columns,
     score_entities,
 )
+from spacy_mluke.cli.harness import Evaluation, draw_table
+from spacy_mluke.cli.sources import parse_source
 
 TEXTS = [
     ("en", "Marie met Ada in Paris.", [[0, 5, "PER"], [10, 13, "PER"], [17, 22, "LOC"]]),
@@ -48,6 +50,12 @@ def run(*arguments, fails=False):
     return result
 
 
+def evaluate(folder, score):
+    """The rows that the command makes of what a function gives for its sources."""
+    task = Evaluation(HEADLINE, [str(write(folder / "a.jsonl"))])
+    return task.run(lambda path: score(task.sources))
+
+
 def test_scores_by_hand() -> None:
     gold = [{(0, 1): "A", (2, 3): "B", (4, 5): "B"}, {(0, 1): "A"}]
     found = [{(0, 1): "A", (2, 3): "A", (6, 7): "B"}, {}]
@@ -65,9 +73,8 @@ def test_scores_by_hand() -> None:
 
 
 def test_rows_of_languages_and_their_mean(nlp, tmp_path) -> None:
-    source = parse_source(str(write(tmp_path / "a.jsonl")), "xx")
-    rows = evaluate_ner(nlp, [source], LABELS)
-    english, finnish, mean = describe_ner(rows)
+    rows = evaluate(tmp_path, lambda sources: evaluate_ner(nlp, sources, LABELS))
+    english, finnish, mean = [*rows, *mean_rows(rows)]
     assert [(row["lang"], row["data"]) for row in (english, finnish)] == [("en", "a"), ("fi", "a")]
     # DAY does not count, on either side; of four, two are found
     assert (english["p"], english["r"], english["mentions"]) == (1.0, 0.5, 4)
@@ -76,7 +83,8 @@ def test_rows_of_languages_and_their_mean(nlp, tmp_path) -> None:
     assert (finnish["p"], finnish["r"]) == (0.0, 0.0)
     assert finnish["confusion"] == {"labels": ["LOC", NONE], "rows": [[0, 1], [0, 0]]}
     assert (mean["lang"], mean["texts"], mean["mentions"], mean["r"]) == ("mean", 3, 5, 0.25)
-    shown = draw_ner([english, finnish, mean])
+    rows = [english, finnish, mean]
+    shown = draw_table(rows, ner_columns(rows))
     assert [line.split()[0] for line in shown.splitlines() if line] == [
         "LANG",
         "----",
@@ -89,7 +97,7 @@ def test_rows_of_languages_and_their_mean(nlp, tmp_path) -> None:
 
 def test_labels_are_kept_without_a_table(nlp, tmp_path) -> None:
     source = parse_source(str(write(tmp_path / "a.jsonl")), "xx")
-    english = describe_ner(evaluate_ner(nlp, [source]))[0]
+    english = evaluate_ner(nlp, [source])[0].numbers
     assert english["per_type"]["DAY"] == {"p": 1.0, "r": 1.0, "f": 1.0, "mentions": 1}
     with pytest.raises(ValueError, match=r"a\.jsonl:2: label 'DAY' is not in the table, which has"):
         evaluate_ner(nlp, [source], {"PER": "PER", "LOC": "LOC"})
@@ -98,15 +106,15 @@ def test_labels_are_kept_without_a_table(nlp, tmp_path) -> None:
 def test_parts_limits_and_languages_of_sources(nlp, tmp_path) -> None:
     (tmp_path / "b.conll").write_text("Ada B-PER\nsat O\n\nParis B-LOC\n\nOslo B-LOC\n\n", "utf8")
     rows = evaluate_ner(nlp, [parse_source(f"sv={tmp_path / 'b.conll'}[34%:]", "xx")], None, 1)
-    assert [(row.lang, row.gold, row.found) for row in rows] == [
-        ("sv", [{(0, 5): "LOC"}], [{(0, 5): "LOC"}])
+    assert [(row.lang, row.data, row.numbers["texts"], row.pairs) for row in rows] == [
+        ("sv", "b", 1, {"interval": [(2, 2)]})
     ]
 
 
 def test_mentions_within_tokens_are_misses(nlp, tmp_path) -> None:
     path = write(tmp_path / "a.jsonl", [("de", "Adas Paris", [[0, 3, "PER"], [5, 10, "LOC"]])])
-    (row,) = describe_ner(evaluate_ner(nlp, [parse_source(str(path), "xx")]))
-    assert (row["within_tokens"], row["r"], row["p"]) == (1, 0.5, 1.0)
+    (row,) = evaluate_ner(nlp, [parse_source(str(path), "xx")])
+    assert [row.numbers[key] for key in ("within_tokens", "r", "p")] == [1, 0.5, 1.0]
 
 
 def test_the_command(tmp_path) -> None:
@@ -131,7 +139,7 @@ def test_what_cannot_be_scored(tmp_path) -> None:
         ([path], "There is nothing to score: no entity is annotated in the data"),
         ([path, "-l", -1], "--limit is -1"),
         ([path, "--plot", "x.gif"], "--plot is x.gif: the name must end in .svg or .png"),
-        ([path, "-o", tmp_path / "no" / "x.json"], "There is no folder"),
+        ([path, "-o", tmp_path / "no" / "x.json"], "there is no folder"),
         ([tmp_path / "b.jsonl"], "There is no file"),
         ([path, "--labels", path], "is not a table"),
     ):

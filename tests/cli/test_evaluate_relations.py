@@ -9,7 +9,8 @@ from spacy.util import fix_random_seed
 from typer.testing import CliRunner
 
 from spacy_mluke.cli import app
-from spacy_mluke.cli.convert import Converter, parse_source
+from spacy_mluke.cli.converter import Converter
+from spacy_mluke.cli.sources import parse_source
 
 LINES = [
     {"lang": lang, "text": text, "head": head, "tail": tail, "label": label}
@@ -92,9 +93,9 @@ def test_what_cannot_be_scored(pipeline, tmp_path) -> None:
     spacy.blank("xx").to_disk(blank)
     for arguments, message in (
         ([none, "-p", pipeline], "There is nothing to score: no relation is annotated"),
-        ([data, "-p", blank], "The pipeline has no mluke_relations; it has nothing"),
+        ([data, "-p", blank], f"The pipeline {blank} has no mluke_relations; it has nothing"),
         ([data, "-p", pipeline, "-l", -1], "--limit is -1"),
-        ([data, "-p", pipeline, "-o", tmp_path / "no" / "x.json"], "There is no folder"),
+        ([data, "-p", pipeline, "-o", tmp_path / "no" / "x.json"], "there is no folder"),
         ([data, "-p", tmp_path / "no"], "Can't find model"),
     ):
         assert message in " ".join(run(*arguments, fails=True).stderr.split())

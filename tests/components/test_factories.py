@@ -45,6 +45,7 @@ RELATION_SETTINGS = {
     "checkpoint": "some/checkpoint",
     "revision": "v2",
     "mode": "paper",
+    "features": "words",
     "mentions_key": "mentions",
     "spans_key": "read",
     "gold_key": "gold",

@@ -15,7 +15,6 @@ from spacy_mluke.components.link_scorers import (
     Answer,
     LinkCounts,
     add_counts,
-    bootstrap_interval,
     count_links,
     link_scores,
     ratio,
@@ -184,20 +183,6 @@ def test_nothing_of_nothing():
         **dict.fromkeys([f"links_nil_micro_{x}" for x in "prf"], 1.0),
         "links_nil_accuracy": 1.0,
     }
-
-
-def test_interval():
-    assert bootstrap_interval([]) is None
-    assert bootstrap_interval([(1, 2)]) is None
-    assert bootstrap_interval([(1, 2), (0, 0)]) is None
-    assert bootstrap_interval([(1, 2), (2, 4)]) == [0.5, 0.5]
-    # Two documents, all right and all wrong: a quarter of the samples each has one of them twice.
-    assert bootstrap_interval([(3, 3), (0, 3)]) == [0.0, 1.0]
-    # 400 texts of one mention, half of them right: 1.96 * sqrt(0.25 / 400) = 0.049 either side.
-    low, high = bootstrap_interval([(i % 2, 1) for i in range(400)])
-    assert low == pytest.approx(0.451, abs=0.006)
-    assert high == pytest.approx(0.549, abs=0.006)
-    assert [low, high] == bootstrap_interval([(i % 2, 1) for i in range(400)])
 
 
 # -- examples --------------------------------------------------------------------------------------

@@ -357,11 +357,13 @@ def test_fast_reads_pairs_that_are_far_apart(fast_shim, long_doc):
 # -- both ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["fast", "paper"])
+@pytest.fixture(params=["fast", "paper", "fast words", "paper words"])
 def model(request, fast_shim, pair_checkpoint):
-    if request.param == "paper":
-        return paper_model(pair_checkpoint[0])
-    return build_pair_model(fast_shim.copy())
+    mode, *words = request.param.split()
+    shim = MLukeShim(str(pair_checkpoint[0]), device="cpu") if mode == "paper" else fast_shim.copy()
+    if words:
+        shim.set_relation_labels(LABELS, fast=mode == "fast", features="words")
+    return build_pair_model(shim)
 
 
 def test_batches_and_other_documents_do_not_matter(model, nlp, long_doc):

@@ -430,6 +430,7 @@ def test_threshold(trained):
     ("settings", "message"),
     [
         ({"mode": "quick"}, "mode is 'quick'; known are auto, fast, paper"),
+        ({"features": "both"}, "features is 'both'; known are auto, entities, words"),
         ({"order": "twice"}, "order is 'twice'; known are auto, once, both"),
         ({"spans_key": ""}, "spans_key must not be empty: relations are kept there"),
         ({"gold_key": ""}, "gold_key must not be empty: relations are kept there"),

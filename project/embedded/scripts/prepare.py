@@ -33,7 +33,7 @@ from spacy.tokens import Doc, DocBin, Span
 from tqdm import tqdm
 from wasabi import msg
 
-from spacy_mluke.cli.convert import text_key
+from spacy_mluke.cli.converter import text_key
 from spacy_mluke.cli.token_tags import join_tokens, read_tags
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 
