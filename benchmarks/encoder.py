@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,7 @@ def sweep(name: str, ours: MLuke, samples: list[Sample], device: torch.device, r
     groups = {budget: batch(samples, budget) for budget in BUDGETS}
     times, _ = measure(
         {
-            str(budget): lambda of_size=of_size: run_ours(ours, samples, of_size, device)
+            str(budget): partial(run_ours, ours, samples, of_size, device)
             for budget, of_size in groups.items()
         },
         runs,
@@ -187,7 +188,7 @@ def sweep(name: str, ours: MLuke, samples: list[Sample], device: torch.device, r
     for budget, of_size in groups.items():
         median = statistics.median(times[str(budget)])
         rate = operations / median
-        busy = computing(lambda of_size=of_size: run_ours(ours, samples, of_size, device), device)
+        busy = computing(partial(run_ours, ours, samples, of_size, device), device)
         print(f"| {budget:,} | {positions / median:,.0f} | {rate / 1e12:.0f} | "
               f"{100 * rate / peak:.0f} % | {100 * busy:.0f} % |")  # fmt: skip
     print(flush=True)

@@ -127,7 +127,7 @@ def base_checkpoint(**settings: Any) -> Checkpoint:
     """Random weights in the shape of mluke-base; the word pieces are the embedded ones, of which
     there are fewer, which plays no part in the time."""
     shape = MLukeConfig.from_file(EMBEDDED_FOLDER / "config.json")
-    base = {
+    base: dict[str, Any] = {
         "hidden_size": 768,
         "entity_emb_size": 256,
         "num_hidden_layers": 12,

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from .config import MLukeConfig
 from .packs import Pack, Queries, Runs
-from .products import Linear, on_gpu
+from .products import Linear, Packed, on_gpu
 
 # Which positions see each other: those of each window in a pack, or in a run of them.
 Where: TypeAlias = Pack | Runs
+# Keys and values of a layer.
+Read: TypeAlias = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -38,7 +40,7 @@ class WordMemory:
 
     where: Where
     states: Tensor
-    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    layers: list[Read] = field(default_factory=list)
 
 
 class SelfAttention(nn.Module):
@@ -62,6 +64,7 @@ class SelfAttention(nn.Module):
             self.e2w_query = Linear(width, width)
             self.e2e_query = Linear(width, width)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self._joined = Packed()
 
     def takes_runs(self, x: Tensor, entities: bool) -> bool:
         """Whether the positions x are best read in runs; `entities`: if there are any."""
@@ -72,46 +75,71 @@ class SelfAttention(nn.Module):
         fit = half and not differ and not dropped and width % 8 == 0 and width <= 256
         return fit and on_gpu(x) and has_kernel_for_runs(x.device)
 
-    def keys_and_values(self, x: Tensor, where: Where) -> tuple[Tensor, Tensor]:
-        """[W + E, H] -> two of [B, heads, length, H / heads], or in runs [W, heads, H / heads]."""
-        key, value = self.key(x), self.value(x)
-        if isinstance(where, Runs):
-            return self._heads(key), self._heads(value)
-        return self._split(key, where), self._split(value, where)
-
-    def forward(self, x: Tensor, where: Where, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """read: keys and values, if they are known already."""
-        key, value = self.keys_and_values(x, where) if read is None else read
-        if isinstance(where, Runs):
-            seen, _ = attend_runs(self._heads(self.query(x)), key, value, where, where)
-            return seen.flatten(1)
-        pack = where
-        visible = self._visible_keys(pack)
-        dropout = self.dropout.p if self.training else 0.0
-        if self.entity_aware and len(pack.entities):
-            words, entities = x[: len(pack.pieces)], x[len(pack.pieces) :]
-            to_words = torch.cat([self.query(words), self.e2w_query(entities)])
-            to_entities = torch.cat([self.w2e_query(words), self.e2e_query(entities)])
-            keys = key.transpose(-1, -2)
-            scores = torch.where(
-                pack.entity_places[:, None, None, :],
-                self._split(to_entities, pack) @ keys,
-                self._split(to_words, pack) @ keys,
-            )
-        elif self.training and x.device.type == "cpu":
-            # The backward pass of the fused attention takes three times as long on CPUs.
-            scores = self._split(self.query(x), pack) @ key.transpose(-1, -2)
+    def project(self, x: Tensor, where: Where) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values: [W + E, H] -> three of [B, heads, length, H / heads], or in
+        runs [W + E, heads, H / heads]."""
+        if half := self.query.half_dtype(x):
+            weight, bias = self._joined.get(lambda: self._join(half), *self._weights())
+            projected = F.linear(x.to(half), weight, bias).chunk(3, dim=-1)
         else:
-            query = self._split(self.query(x), pack)
-            out = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=visible, dropout_p=dropout
-            )
-            return pack.gather(out.transpose(1, 2).flatten(2))
-        scores = scores / math.sqrt(key.shape[-1])
+            projected = self.query(x), self.key(x), self.value(x)
+        if isinstance(where, Runs):
+            query, key, value = map(self._heads, projected)
+        else:
+            query, key, value = (self._split(rows, where) for rows in projected)
+        return query, key, value
+
+    def _weights(self) -> list[Tensor]:
+        projections = (self.query, self.key, self.value)
+        return [p.weight for p in projections] + [p.bias for p in projections]
+
+    def _join(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """One matrix for three products."""
+        weights = [weight.detach().to(dtype) for weight in self._weights()]
+        return torch.cat(weights[:3]), torch.cat(weights[3:])
+
+    def forward(self, x: Tensor, where: Where) -> tuple[Tensor, Read]:
+        """RETURNS: what was seen, [W + E, H], and the keys and values that were."""
+        if isinstance(where, Pack) and self.entity_aware and len(where.entities):
+            return self._attend_by_kind(x, where)
+        query, key, value = self.project(x, where)
+        if isinstance(where, Runs):
+            seen, _ = attend_runs(query, key, value, where, where)
+            return seen.flatten(1), (key, value)
+        if self.training and x.device.type == "cpu":
+            # The backward pass of the fused attention takes three times as long on CPUs.
+            return self._weigh(query @ key.transpose(-1, -2), value, where), (key, value)
+        seen = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=self._visible_keys(where),
+            dropout_p=self.dropout.p if self.training else 0.0,
+        )
+        return where.gather(seen.transpose(1, 2).flatten(2)), (key, value)
+
+    def _attend_by_kind(self, x: Tensor, pack: Pack) -> tuple[Tensor, Read]:
+        """Entity-aware: with queries that depend on who asks whom."""
+        key, value = self._split(self.key(x), pack), self._split(self.value(x), pack)
+        words, entities = x[: len(pack.pieces)], x[len(pack.pieces) :]
+        to_words = torch.cat([self.query(words), self.e2w_query(entities)])
+        to_entities = torch.cat([self.w2e_query(words), self.e2e_query(entities)])
+        keys = key.transpose(-1, -2)
+        scores = torch.where(
+            pack.entity_places[:, None, None, :],
+            self._split(to_entities, pack) @ keys,
+            self._split(to_words, pack) @ keys,
+        )
+        return self._weigh(scores, value, pack), (key, value)
+
+    def _weigh(self, scores: Tensor, value: Tensor, pack: Pack) -> Tensor:
+        """Scores [B, heads, length, length], not scaled yet -> [W + E, H]."""
+        scores = scores / math.sqrt(value.shape[-1])
+        visible = self._visible_keys(pack)
         if visible is not None:
             scores = scores.masked_fill(~visible, -torch.inf)
-        out = F.dropout(scores.softmax(-1), dropout) @ value
-        return pack.gather(out.transpose(1, 2).flatten(2))
+        weights = F.dropout(scores.softmax(-1), self.dropout.p if self.training else 0.0)
+        return pack.gather((weights @ value).transpose(1, 2).flatten(2))
 
     def ask(self, x: Tensor, queries: Queries, memory: WordMemory, layer: int) -> Tensor:
         """Attention of queries [Q, H] to the words of their windows and to themselves."""

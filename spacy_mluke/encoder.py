@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import SelfAttention, Where, WordMemory
+from .attention import Read, SelfAttention, Where, WordMemory
 from .config import MLukeConfig
 from .packs import Pack, Queries
 from .products import LayerNorm, Linear, gelu
@@ -140,8 +140,9 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = AddAndNorm(config, config.hidden_size)
 
-    def forward(self, x: Tensor, where: Where, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        return self.output(self.self(x, where, read), x)
+    def forward(self, x: Tensor, where: Where) -> tuple[Tensor, Read]:
+        seen, read = self.self(x, where)
+        return self.output(seen, x), read
 
 
 class Intermediate(nn.Module):
@@ -174,9 +175,10 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = AddAndNorm(config, config.intermediate_size)
 
-    def forward(self, x: Tensor, where: Where, read: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        x = self.attention(x, where, read)
-        return self.output(self.intermediate(x), x)
+    def forward(self, x: Tensor, where: Where) -> tuple[Tensor, Read]:
+        """RETURNS: the states of this layer, and its keys and values."""
+        x, read = self.attention(x, where)
+        return self.output(self.intermediate(x), x), read
 
     def ask(self, x: Tensor, queries: Queries, memory: WordMemory, layer: int) -> Tensor:
         x = self.attention.output(self.attention.self.ask(x, queries, memory, layer), x)
@@ -242,7 +244,7 @@ class MLukeEncoder(nn.Module):
             order, back = pack.order
             x = x.index_select(0, order)
         for layer in self.encoder.layer:
-            x = self._run(layer, x, where)
+            x, _ = self._run(layer, x, where)
         if where is not pack and len(pack.entities):
             x = x.index_select(0, back)
         x = x.to(kind)
@@ -255,8 +257,8 @@ class MLukeEncoder(nn.Module):
         runs = self._attention.takes_runs(x, False) and not torch.is_grad_enabled()
         memory = WordMemory(pack.runs if runs else pack, x)
         for layer in cast(Sequence[Layer], self.encoder.layer):
-            memory.layers.append(layer.attention.self.keys_and_values(x, memory.where))
-            x = self._run(layer, x, memory.where, memory.layers[-1])
+            x, read = self._run(layer, x, memory.where)
+            memory.layers.append(read)
         memory.states = x.to(kind)
         return memory
 
@@ -280,9 +282,9 @@ class MLukeEncoder(nn.Module):
 
     def _enter(self, x: Tensor) -> tuple[Tensor, torch.dtype]:
         """Between embeddings and layers. RETURNS: x as the layers take it, and its dtype before."""
-        return x.to(self._attention.query.half(x) or x.dtype), x.dtype
+        return x.to(self._attention.query.half_dtype(x) or x.dtype), x.dtype
 
-    def _run(self, layer: Callable[..., Tensor], *args: Any) -> Tensor:
+    def _run(self, layer: Callable[..., Any], *args: Any) -> Any:
         if self.gradient_checkpointing and self.training:
             return checkpoint(layer, *args, use_reentrant=False)
         return layer(*args)

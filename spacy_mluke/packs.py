@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +36,71 @@ class Runs:
     def head(self, n: int) -> Runs:
         """The first n runs."""
         return Runs(self.starts[: n + 1], self.longest)
+
+
+class JoinedWindows(NamedTuple):
+    """What a pack is made of, on the host: int64 arrays that `Pack` describes."""
+
+    pieces: Ints
+    piece_positions: Ints
+    entities: Ints
+    entity_positions: Ints
+    word_starts: Ints
+    entity_starts: Ints
+
+    @classmethod
+    def join(
+        cls,
+        pieces: Sequence[Ints],
+        entities: Sequence[Ints],
+        positions: Sequence[Sequence[Ints]],
+    ) -> JoinedWindows:
+        """Join windows.
+
+        pieces: per window the ids of its word pieces, `<s>` and `</s>` included.
+        entities: per window the ids of its entities; may be empty.
+        positions: per window and entity the indices of the pieces of its mention.
+        RAISES (ValueError): If the three disagree in length or a window has no piece.
+        """
+        word_lengths = np.array([len(ids) for ids in pieces], dtype=np.int64)
+        entity_lengths = np.array([len(ids) for ids in entities], dtype=np.int64)
+        mention_counts = [len(rows) for rows in positions]
+        if len(entity_lengths) != len(word_lengths) or list(entity_lengths) != mention_counts:
+            raise ValueError(
+                f"a pack needs pieces, entities and positions of the same windows; got "
+                f"{len(word_lengths)} windows with {entity_lengths.tolist()} entities and "
+                f"{mention_counts} position rows"
+            )
+        if not len(word_lengths) or not word_lengths.all():
+            raise ValueError("a pack needs at least one window, and every window a piece (`<s>`)")
+        word_starts = np.concatenate([[0], np.cumsum(word_lengths)])
+        entity_starts = np.concatenate([[0], np.cumsum(entity_lengths)])
+        rows = [row for window in positions for row in window]
+        entity_positions = np.full((len(rows), max(map(len, rows), default=1)), -1, np.int64)
+        for i, row in enumerate(rows):
+            entity_positions[i, : len(row)] = row
+        return cls(
+            np.concatenate(pieces).astype(np.int64),
+            _counted(word_starts),
+            np.concatenate([*entities, np.zeros(0, np.int64)]).astype(np.int64),
+            entity_positions,
+            word_starts,
+            entity_starts,
+        )
+
+    def to(self, device: torch.device | str) -> Pack:
+        pieces, piece_positions, entities, entity_positions = to_device(
+            self[:4], torch.device(device)
+        )
+        return Pack(
+            pieces,
+            piece_positions,
+            entities,
+            entity_positions,
+            self.entities,
+            self.word_starts,
+            self.entity_starts,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,36 +146,8 @@ class Pack:
         positions: Sequence[Sequence[Ints]],
         device: torch.device | str = "cpu",
     ) -> Pack:
-        """Pack windows.
-
-        pieces: per window the ids of its word pieces, `<s>` and `</s>` included.
-        entities: per window the ids of its entities; may be empty.
-        positions: per window and entity the indices of the pieces of its mention.
-        RAISES (ValueError): If the three disagree in length or a window has no piece.
-        """
-        word_lengths = np.array([len(ids) for ids in pieces], dtype=np.int64)
-        entity_lengths = np.array([len(ids) for ids in entities], dtype=np.int64)
-        mention_counts = [len(rows) for rows in positions]
-        if len(entity_lengths) != len(word_lengths) or list(entity_lengths) != mention_counts:
-            raise ValueError(
-                f"a pack needs pieces, entities and positions of the same windows; got "
-                f"{len(word_lengths)} windows with {entity_lengths.tolist()} entities and "
-                f"{mention_counts} position rows"
-            )
-        if not len(word_lengths) or not word_lengths.all():
-            raise ValueError("a pack needs at least one window, and every window a piece (`<s>`)")
-        word_starts = np.concatenate([[0], np.cumsum(word_lengths)])
-        entity_starts = np.concatenate([[0], np.cumsum(entity_lengths)])
-        rows = [row for window in positions for row in window]
-        entity_positions = np.full((len(rows), max(map(len, rows), default=1)), -1, np.int64)
-        for i, row in enumerate(rows):
-            entity_positions[i, : len(row)] = row
-        entity_ids = np.concatenate([*entities, np.zeros(0, np.int64)]).astype(np.int64)
-        on_device = to_device(
-            [np.concatenate(pieces), _counted(word_starts), entity_ids, entity_positions],
-            torch.device(device),
-        )
-        return cls(*on_device, entity_ids, word_starts, entity_starts)
+        """Pack windows; see `JoinedWindows.join`."""
+        return JoinedWindows.join(pieces, entities, positions).to(device)
 
     @cached_property
     def _block(self) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -234,8 +272,8 @@ class Queries:
         positions = first[:, None] + np.arange(longest)[None, :]
         positions[positions >= last[:, None]] = -1
         ids = np.full(len(first), entity)
-        on_device = to_device([ids, positions], torch.device(device))
-        return cls(*on_device, ids, windows)
+        entities, on_device = to_device([ids, positions], torch.device(device))
+        return cls(entities, on_device, ids, windows)
 
     @cached_property
     def runs(self) -> Runs:
@@ -258,8 +296,8 @@ class Queries:
 
 
 def to_device(arrays: Sequence[NDArray], device: torch.device) -> list[Tensor]:
-    """Whole numbers, as int64 tensors on a device: to a GPU in one copy, and without waiting."""
-    tensors = [torch.from_numpy(np.ascontiguousarray(array, np.int64)) for array in arrays]
+    """Arrays of one type on a device: to a GPU in one copy, and without waiting."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]
     joined = torch.cat([tensor.flatten() for tensor in tensors])

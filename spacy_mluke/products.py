@@ -89,7 +89,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in] -> [N, out], float32 or, if products are so, in 16 bits."""
-        if half := self.half(x):
+        if half := self.half_dtype(x):
             weight, bias = self._packed.get(
                 lambda: (self.weight.detach().to(half), self.bias.detach().to(half)),
                 self.weight,
@@ -112,7 +112,7 @@ class Linear(nn.Linear):
             return _onednn(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
-    def half(self, x: Tensor) -> torch.dtype | None:
+    def half_dtype(self, x: Tensor) -> torch.dtype | None:
         """In which 16 bits prediction on a GPU computes; None if it does not."""
         alone = not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
         return HALVES.get(self.precision) if alone and on_gpu(x) else None
@@ -122,7 +122,7 @@ class Linear(nn.Linear):
         kind = x.device.type
         if torch.is_autocast_enabled(kind):
             return torch.get_autocast_dtype(kind)
-        return self.half(x) or x.dtype
+        return self.half_dtype(x) or x.dtype
 
     def _pack_bf16(self) -> tuple[Tensor, Tensor]:
         rows = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().to(torch.bfloat16))

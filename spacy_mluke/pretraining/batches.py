@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..packs import Pack
+from ..packs import JoinedWindows, Pack, to_device
 from .masking import Masked
 
 
@@ -60,34 +61,52 @@ def plan_packs(sizes: Sequence[int], processes: int, budget: int) -> list[list[l
     return steps
 
 
+class JoinedSequences(NamedTuple):
+    """What a training pack is made of, on the host: arrays that `TrainingPack` describes."""
+
+    windows: JoinedWindows
+    words: NDArray[np.int64]
+    word_targets: NDArray[np.int64]
+    entities: NDArray[np.int64]
+    entity_targets: NDArray[np.int64]
+    entity_weights: NDArray[np.float32]
+
+    @classmethod
+    def join(cls, sequences: Sequence[Masked], max_mention_length: int) -> JoinedSequences:
+        """Join masked sequences. max_mention_length: pieces of a mention that count (30)."""
+        windows = JoinedWindows.join(
+            [one.pieces for one in sequences],
+            [one.entities for one in sequences],
+            [
+                [
+                    np.arange(first, min(last, first + max_mention_length))
+                    for first, last in zip(one.first.tolist(), one.last.tolist(), strict=True)
+                ]
+                for one in sequences
+            ],
+        )
+        weights = [np.full(len(one.hidden), one.weight, np.float32) for one in sequences]
+        words = zip(sequences, windows.word_starts.tolist(), strict=False)
+        entities = zip(sequences, windows.entity_starts.tolist(), strict=False)
+        return cls(
+            windows,
+            np.concatenate([one.words + start for one, start in words]),
+            np.concatenate([one.word_targets for one in sequences]),
+            np.concatenate([one.hidden + start for one, start in entities]),
+            np.concatenate([one.entity_targets for one in sequences]),
+            np.concatenate(weights),
+        )
+
+    def to(self, device: torch.device | str) -> TrainingPack:
+        device = torch.device(device)
+        places = to_device(self[1:5], device)
+        return TrainingPack(
+            self.windows.to(device), *places, *to_device([self.entity_weights], device)
+        )
+
+
 def make_pack(
     sequences: Sequence[Masked], max_mention_length: int, device: torch.device | str
 ) -> TrainingPack:
     """Pack masked sequences. max_mention_length: pieces of a mention that count (30)."""
-    pack = Pack.from_windows(
-        [one.pieces for one in sequences],
-        [one.entities for one in sequences],
-        [
-            [
-                np.arange(first, min(last, first + max_mention_length))
-                for first, last in zip(one.first.tolist(), one.last.tolist(), strict=True)
-            ]
-            for one in sequences
-        ],
-        device,
-    )
-
-    def joined(parts: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate(parts)).to(device)
-
-    weights = [np.full(len(one.hidden), one.weight, np.float32) for one in sequences]
-    words = zip(sequences, pack.word_starts.tolist(), strict=False)
-    entities = zip(sequences, pack.entity_starts.tolist(), strict=False)
-    return TrainingPack(
-        pack,
-        joined([one.words + start for one, start in words]),
-        joined([one.word_targets for one in sequences]),
-        joined([one.hidden + start for one, start in entities]),
-        joined([one.entity_targets for one in sequences]),
-        joined(weights),
-    )
+    return JoinedSequences.join(sequences, max_mention_length).to(device)

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,12 +22,10 @@ from ..checkpoint import MAP_ABOVE, Checkpoint, load_checkpoint, save_checkpoint
 from ..encoder import set_dropout
 from ..heads import MLuke
 from ..weights import TABLE
-from .batches import make_pack, plan_packs
 from .compatibility import check_fit
-from .data import TrainingData
 from .evaluation import Scores, evaluate
 from .extra import require
-from .masking import Masked, mask_example
+from .feed import Feed, Update
 from .objective import Objective
 from .run_folder import MODEL, RunFolder, read_meta, read_part
 from .schedule import make_adamw, set_rate
@@ -94,13 +90,13 @@ class Pretraining:
         self.checkpoint = load_checkpoint(training.start, map_entities=False)
         corpus, entities = Corpus(settings.data.corpus), Path(settings.data.entities)
         check_fit(self.checkpoint, corpus, entities)
-        self.data = TrainingData(
-            corpus,
-            entities,
-            smoothing=settings.data.smoothing,
-            only_with_links=settings.data.only_with_links,
-            seed=training.seed,
+        self.feed = Feed(
+            settings,
+            self.checkpoint,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
         )
+        self.data = self.feed.data
         model = self.checkpoint.model
         if training.dropout is not None:
             set_dropout(model, training.dropout)
@@ -142,26 +138,22 @@ class Pretraining:
         training = self.settings.training
         last = training.steps if until is None else min(until, training.steps)
         begin, positions = time.monotonic(), 0
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(self._batch, self.step)
-            while self.step < last:
-                batch = waiting.result()
-                waiting = pool.submit(self._batch, self.step + 1)  # while this one is computed
-                losses = self._update(batch)
-                positions += sum(one.size for one in batch)
-                seconds = time.monotonic() - begin
-                teraflops = 3 * self._flops * positions / seconds / 1e12
-                done = Progress(self.step, training.steps, *losses, positions, seconds, teraflops)
-                if self.accelerator.is_main_process:
-                    progress(done)
-                out_of_time = max_seconds is not None and seconds > max_seconds
-                stop = self._agree(out_of_time) or self.step == last
-                self._report(done, stop)
-                every = training.save_every
-                if stop or (every and self.step % every == 0):
-                    self.save()
-                if stop:
-                    break
+        for update in self.feed.updates(self.step, last, self.device):
+            losses = self._update(update)
+            positions += update.positions
+            seconds = time.monotonic() - begin
+            teraflops = 3 * self._flops * positions / seconds / 1e12
+            done = Progress(self.step, training.steps, *losses, positions, seconds, teraflops)
+            if self.accelerator.is_main_process:
+                progress(done)
+            out_of_time = max_seconds is not None and seconds > max_seconds
+            stop = self._agree(out_of_time) or self.step == last
+            self._report(done, stop)
+            every = training.save_every
+            if stop or (every and self.step % every == 0):
+                self.save()
+            if stop:
+                break
         if self.step >= training.steps:
             self.export(self.folder.path / MODEL)
         return self.step >= training.steps
@@ -173,38 +165,16 @@ class Pretraining:
         flag = torch.tensor([float(out_of_time)], device=self.device)
         return bool(self.accelerator.reduce(flag, "sum").item())
 
-    def _batch(self, step: int) -> list[Masked]:
-        """The sequences of an update, masked; the same in all processes."""
-        training = self.settings.training
-        start = step * training.batch_size
-        return [
-            mask_example(
-                example,
-                self.settings.masking,
-                self.checkpoint.pieces,
-                self.checkpoint.mask,
-                np.random.default_rng([training.seed, 2, start + i]),
-            )
-            for i, example in enumerate(self.data.take(start, training.batch_size))
-        ]
-
-    def _update(self, batch: list[Masked]) -> tuple[float, float, float]:
+    def _update(self, update: Update) -> tuple[float, float, float]:
         """One step of the optimizer. RETURNS: losses of words and entities, learning rate."""
         accelerator, training = self.accelerator, self.settings.training
-        plan = plan_packs(
-            [one.size for one in batch], accelerator.num_processes, training.positions
-        )
         # Losses are means over the whole batch, whatever is read where.
-        words = max(sum(len(one.words) for one in batch), 1)
-        entities = max(sum(one.weight * len(one.hidden) for one in batch), 1e-6)
+        words, entities = max(update.words, 1), max(update.entities, 1e-6)
         rate = set_rate(self.optimizer, self.settings.optimizer, self.step, training.steps)
         sums = torch.zeros(2, device=self.device)
-        longest = self.checkpoint.config.max_mention_length
-        for packs in plan:
-            mine = [batch[i] for i in packs[accelerator.process_index]]
-            pack = make_pack(mine, longest, self.device)
+        for joined in update.packs:
             with accelerator.autocast():
-                word_loss, entity_loss = self.objective(pack)
+                word_loss, entity_loss = self.objective(joined.to(self.device))
             (word_loss / words + entity_loss / entities).backward()
             sums += torch.stack([word_loss.detach(), entity_loss.detach()])
         if accelerator.num_processes > 1:

@@ -103,7 +103,7 @@ class ShardedTable(EntityTable):
     def keep(self, ids: object) -> None:
         raise ValueError(_whole_is_elsewhere(self.shard))
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, on_host: object = None) -> Tensor:
         """ids (int64[...]), of any shape and number, 0 included -> rows [..., D].
 
         RAISES (ValueError): If an id is no row.
