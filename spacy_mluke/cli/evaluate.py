@@ -6,6 +6,7 @@ from .evaluate_cloze import evaluate_cloze_cli
 from .evaluate_link import evaluate_link_cli
 from .evaluate_ner import evaluate_ner_cli
 from .evaluate_relations import evaluate_relations_cli
+from .evaluate_retrieval import evaluate_retrieval_cli
 
 evaluate_app = typer.Typer(
     help="Score what was trained, on annotated data.",
@@ -17,3 +18,4 @@ evaluate_app.command("link")(evaluate_link_cli)
 evaluate_app.command("ner")(evaluate_ner_cli)
 evaluate_app.command("relations")(evaluate_relations_cli)
 evaluate_app.command("cloze")(evaluate_cloze_cli)
+evaluate_app.command("retrieval")(evaluate_retrieval_cli)

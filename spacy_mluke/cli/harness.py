@@ -317,8 +317,11 @@ def draw_table(rows: Sequence[Row], columns: Sequence[Column], *, by_language: b
     front += ["DATA", *(["SYSTEM"] if any(row["system"] for row in rows) else [])]
     columns = list(columns)
     if any("difference" in row for row in rows) and not by_language:
-        columns += [Column("DIFF", "difference", "share"),
-                    Column("95 %", "difference_interval", "interval")]  # fmt: skip
+        after = 1 + max(i for i, column in enumerate(columns) if column.kind == "interval")
+        columns[after:after] = [
+            Column("DIFF", "difference", "share"),
+            Column("95 %", "difference_interval", "interval"),
+        ]
     head = [*front, *(column.title for column in columns)]
     lines = []
     for row in rows:

@@ -601,6 +601,42 @@ def test_a_pipeline_that_finds_mentions(run: Run, kb_folder, typing_checkpoint, 
     assert head.split()[-10:] == ["FOUND", "P", "R", "F", "P", "NIL", "R", "NIL", "F", "NIL"]
 
 
+def test_pipelines_side_by_side(run: Run, kb_folder, typing_checkpoint, tmp_path) -> None:
+    names = {"a": ["Paris"], "b": ["Paris", "Warsaw"]}
+    for pipeline, found in names.items():
+        nlp = spacy.blank("en")
+        ruler = nlp.add_pipe("entity_ruler")
+        ruler.add_patterns([{"label": "LOC", "pattern": name} for name in found])
+        nlp.to_disk(tmp_path / pipeline)
+    path = write_lines(tmp_path / "toy.jsonl", *LINES[:2], "broken")
+    output, plot = tmp_path / "results.json", tmp_path / "results.svg"
+    result = run(
+        "evaluate", "link", path, "-k", kb_folder, "-c", typing_checkpoint, "-m", "predicted",
+        "-p", f"x={tmp_path / 'a'}", "-p", f"y={tmp_path / 'b'}", "-o", output, "--plot", plot,
+    )  # fmt: skip
+    assert result.exit_code == 0
+    data = json.loads(output.read_text("utf8"))
+    assert [(row["system"], row["annotated"], row["found"]) for row in data["results"]] == [
+        ("x: mluke_entities", 5, 2), ("y: mluke_entities", 5, 3),
+    ]  # fmt: skip
+    assert "difference" in data["results"][1]
+    # What cannot be read is counted once
+    assert data["failed"] == 1
+    assert list(data["lost"]) == [f"{tmp_path / name}: mluke_entities" for name in names]
+    assert plot.read_text("utf8").startswith("<?xml")
+
+
+def test_a_part_of_a_file(run: Run, kb_folder, tmp_path) -> None:
+    path = write_lines(tmp_path / "toy.jsonl", *LINES)
+    result = run("evaluate", "link", f"{path}[34%:]", "--baselines-only", "-k", kb_folder)
+    whole = run("evaluate", "link", path, "--baselines-only", "-k", kb_folder)
+    counts = [
+        [int(line.split()[3]) for line in r.stdout.splitlines() if "prior only" in line]
+        for r in (result, whole)
+    ]
+    assert sum(counts[0]) == sum(counts[1]) - len(LINES[0]["ents"])
+
+
 def test_nothing_is_annotated(run: Run, kb_folder, tmp_path) -> None:
     path = write_lines(
         tmp_path / "a.jsonl", {"lang": "fr", "text": "Paris", "ents": [[0, 5, "LOC", None]]}

@@ -86,6 +86,23 @@ def test_parts_and_limits(pipeline, tmp_path) -> None:
     assert (row["lang"], row["texts"]) == ("en", 1)
 
 
+def test_sets_pipelines_and_seeds(pipeline, tmp_path) -> None:
+    write(tmp_path / "en.toy.jsonl", LINES[:2])
+    write(tmp_path / "de.toy.jsonl", LINES[2:])
+    output = tmp_path / "out.json"
+    shown = run(
+        "toy", "-d", tmp_path, "-p", f"a={pipeline}", "-p", f"b={pipeline},{pipeline}", "-o", output
+    ).stdout
+    rows = json.loads(output.read_text("utf8"))["results"]
+    assert [(row["lang"], row["data"], row["system"]) for row in rows] == [
+        ("de", "toy", "a"), ("de", "toy", "b"), ("en", "toy", "a"), ("en", "toy", "b"),
+    ]  # fmt: skip
+    english = rows[3]
+    assert (english["micro_f"], english["difference"], english["sd"]["micro_f"]) == (1.0, 0.0, 0.0)
+    assert english["difference_interval"] == [0.0, 0.0]
+    assert "100.0 ±0.0" in shown
+
+
 def test_what_cannot_be_scored(pipeline, tmp_path) -> None:
     data = write(tmp_path / "a.jsonl")
     none = write(tmp_path / "b.jsonl", [{"text": "Paris.", "ents": [[0, 5, "LOC"]]}])
@@ -97,5 +114,6 @@ def test_what_cannot_be_scored(pipeline, tmp_path) -> None:
         ([data, "-p", pipeline, "-l", -1], "--limit is -1"),
         ([data, "-p", pipeline, "-o", tmp_path / "no" / "x.json"], "there is no folder"),
         ([data, "-p", tmp_path / "no"], "Can't find model"),
+        ([data], "Missing option '--pipeline' / '-p'"),
     ):
         assert message in " ".join(run(*arguments, fails=True).stderr.split())
