@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-# What the package ships: `checkpoint = "embedded"`, which finds and types entities, and the one that
+# What the package ships: `checkpoint = "embedded"`, which finds and types entities, and one that
 # has its heads of pretraining.
 EMBEDDED, PRETRAINED = "embedded", "embedded-pretrained"
 

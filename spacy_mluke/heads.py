@@ -189,6 +189,38 @@ class MaskedEntityHead(nn.Module):
         scores = torch.linalg.vecdot(entities[mention].float(), table(ids).float())
         return scores + self.bias[ids]
 
+    def scan(
+        self, entities: Tensor, table: EntityTable, best: int = 0, held: int = 1 << 24
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Score the whole table, a part of it at a time.
+
+        entities (float[N, D]): what `transform` gives for the masked mentions.
+        best (int): how many of the highest logits of each mention to give.
+        held (int): logits that are held at a time.
+        RETURNS: the logarithm of the sum of all exponentials, which makes logits log-probabilities
+            (float32[N]); the ids of the best rows (int64[N, best], fewer if the table is smaller);
+            and their logits, highest first (float32[N, best]).
+        """
+        x = entities.float()
+        total = x.new_full((len(x),), -torch.inf)
+        logits, ids = (
+            x.new_empty(len(x), 0),
+            torch.empty(len(x), 0, dtype=torch.int64, device=x.device),
+        )
+        size = max(held // max(len(x), 1), 1)
+        for start in range(0, table.shape[0], size):
+            part = slice(start, start + size)
+            rows = table.rows.detach()[part].to(device=x.device, dtype=torch.float32)
+            scores = F.linear(x, rows, self.bias[part].float())
+            total = torch.logaddexp(total, scores.logsumexp(1))
+            if best:
+                highest = scores.topk(min(best, scores.shape[1]), dim=1)
+                logits = torch.cat([logits, highest.values], 1)
+                ids = torch.cat([ids, highest.indices + start], 1)
+                logits, order = logits.topk(min(best, logits.shape[1]), dim=1)
+                ids = ids.gather(1, order)
+        return total, ids, logits
+
 
 class MLuke(nn.Module):
     """An encoder with the heads that `config.architectures` names; a head that it does not name is

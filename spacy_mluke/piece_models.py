@@ -33,6 +33,9 @@ class PieceModel(Protocol):
 
     def __call__(self, text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]: ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of pieces that are not special."""
+
 
 class SentencePieceModel:
     def __init__(self, path: Path, layout: PieceLayout) -> None:
@@ -54,12 +57,14 @@ class SentencePieceModel:
                     f"{path} has <unk>, <s> and </s> at {found}, but piece_layout 'fairseq' needs "
                     "them at (0, 1, 2); perhaps the layout is 'sentencepiece'"
                 )
+            self.shift = 1
             self.id_of = np.arange(1, size + 1)
             self.id_of[:3] = [3, 0, 2]
             self.special = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": size + 1,
                             "<ent>": size + 2, "<ent2>": size + 3}  # fmt: skip
             self.sizes: tuple[int, ...] = (size + 2, size + 4)
         else:
+            self.shift = 0
             self.id_of = np.arange(size)
             ids = {name: self.processor.piece_to_id(name) for name in SPECIAL}
             self.special = {k: i for k, i in ids.items() if i != unk or k == "<unk>"}
@@ -88,12 +93,16 @@ class SentencePieceModel:
         out = self.processor.encode(text, return_type="offset_mapping")
         return self.id_of[np.asarray(out["ids"], dtype=np.int64)].tolist(), out["offsets"]
 
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.processor.decode((np.asarray(ids, np.int64) - self.shift).tolist())
+        return text
+
 
 class TokenizersModel:
     chunks_are_independent = False
 
     def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer, models, pre_tokenizers
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
         path = folder / "tokenizer.json"
         ids: dict[str, int] = {}
@@ -109,6 +118,7 @@ class TokenizersModel:
             bpe = _open(path, lambda: models.BPE.from_file(str(path), str(merges)))
             self.tokenizer = Tokenizer(bpe)
             self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            self.tokenizer.decoder = decoders.ByteLevel()
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # a text that spells <s> stays text
@@ -134,6 +144,10 @@ class TokenizersModel:
     def __call__(self, text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text.replace("▁", " ")
 
 
 def _set_apart(data: dict[str, Any]) -> dict[str, int]:

@@ -40,6 +40,10 @@ _MAX_CACHE = 200_000
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
+# Stands for the end of a word that goes on: a character for private use, of which no word has a
+# piece.
+_STAND_IN = "\ue000"
+
 
 @dataclass(frozen=True)
 class Pieces:
@@ -241,6 +245,54 @@ class PieceTokenizer:
             done = end
         add(done, None)
         return _join(parts), ranges
+
+    def encode_after(self, text: str, before: str) -> Pieces:
+        """Cut a text into pieces as it stands after another, but with a piece boundary between:
+        after anything but white space, the text does not begin a word.
+
+        before: the other text; its last character counts.
+        """
+        if not before:
+            return self.encode(text)
+        stand_in = " " if before[-1].isspace() else _STAND_IN
+        pieces = self.encode(stand_in + text)
+        # A run of unknown characters is one piece, which may have begun in the stand-in
+        own = (pieces.starts > 0) | (pieces.ends > 1)
+        return Pieces(pieces.ids[own], np.maximum(pieces.starts[own] - 1, 0), pieces.ends[own] - 1)
+
+    def encode_masked(
+        self, text: str, spans: Sequence[tuple[int, int]], count: int = 1
+    ) -> tuple[Pieces, list[tuple[int, int]]]:
+        """Cut a text into pieces, with `<mask>` in place of some spans.
+
+        spans: character spans, in the order of the text, not overlapping.
+        count: pieces `<mask>` for each.
+        RETURNS: the pieces, and for each span its pieces [first, last). White space before a
+            `<mask>` is in no piece, as it would be a part of the word.
+        RAISES (ValueError): If the checkpoint has no `<mask>`.
+        """
+        if "<mask>" not in self.special:
+            raise ValueError("the word pieces of this checkpoint have no <mask>")
+        parts: list[Pieces] = []
+        ranges = []
+        done = size = 0
+        for start, end in [*spans, (len(text), len(text))]:
+            part = text[done:start]
+            pieces = self.encode_after(part.rstrip() if end > start else part, text[:done][-1:])
+            parts.append(Pieces(pieces.ids, pieces.starts + done, pieces.ends + done))
+            size += len(pieces)
+            if end > start:
+                ids = np.full(count, self.special["<mask>"], np.int64)
+                parts.append(Pieces(ids, np.full(count, start), np.full(count, end)))
+                ranges.append((size, size + count))
+                size += count
+            done = end
+        return _join(parts), ranges
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some pieces, without white space around; special pieces have none."""
+        special = self.special.values()
+        return self._backend.decode([i for i in ids if i not in special]).strip()
 
     def _encode_chunk(self, chunk: str) -> tuple[list[int], list[int], list[int]]:
         ids, offsets = self._backend(chunk)

@@ -29,6 +29,7 @@ from spacy_mluke.components.factories import (
     create_question_corpus,
     create_transformer_model,
 )
+from spacy_mluke.components.knowledge import KnowledgePipe
 from spacy_mluke.components.pipe import MLukePipe
 from spacy_mluke.config import OWN_SECTION, MLukeConfig
 from spacy_mluke.pretraining.settings import Settings
@@ -42,6 +43,7 @@ COMPONENTS = [
     ("mluke_ner", "ner.md"),
     ("mluke_relations", "relations.md"),
     ("mluke_qa", "qa.md"),
+    ("mluke_cloze", "cloze.md"),
 ]
 NO_TEST = re.compile(r"<!-- no-test: .+ -->")
 
@@ -221,7 +223,11 @@ def test_what_a_component_assigns(factory, page):
 def test_methods_of_mluke_entities():
     page = (ROOT / "docs" / "mluke_entities.md").read_text("utf8").replace("\\_", "_")
     documented = set(re.findall(r"^## MLukeEntities\.(\w+)$", page, re.MULTILINE))
-    own = {name for name in {**vars(MLukePipe), **vars(MLukeEntities)} if not name.startswith("_")}
+    own = {
+        name
+        for name in {**vars(MLukePipe), **vars(KnowledgePipe), **vars(MLukeEntities)}
+        if not name.startswith("_")
+    }
     assert documented <= set(dir(MLukeEntities))
     assert own - documented == {"label_data", "add_label", "kind"}  # two of them under labels
     for name in documented - {"__init__", "labels", "shim", "score", "knowledge_base"}:

@@ -1,6 +1,7 @@
 """Word pieces: the published ids, `transformers`' ids, offsets, and what must never happen."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -382,6 +383,96 @@ def test_ids_equal_mluke_tokenizer(toy, mluke, text):
 def test_ids_equal_xlmr_tokenizer(xlmr, their_xlmr, text):
     ids = their_xlmr(text, add_special_tokens=False)["input_ids"]
     assert xlmr.encode(text).ids.tolist() == ids
+
+
+def test_a_part_is_cut_as_in_the_whole(request, tokenizer):
+    """Wherever a piece begins, also in a word, what follows it can be cut alone. (Byte pair
+    encoding depends on more than where it begins.)"""
+    if request.node.callspec.params["tokenizer"] in ("bytes", "english"):
+        return
+    blank = tokenizer.encode(".").ids[0]  # "▁", or with the full stop
+    inside = 0
+    for text in TEXTS:
+        whole = tokenizer.encode(text)
+        for i, (start, end) in enumerate(zip(whole.starts, whole.ends, strict=True)):
+            if start == end or (i and whole.ids[i - 1] == blank):
+                continue  # "▁" stands without a character, or belongs to the word
+            part = tokenizer.encode_after(text[start:], text[:start])
+            assert part.ids.tolist() == whole.ids[i:].tolist(), text[start:]
+            assert (part.starts + start).tolist() == whole.starts[i:].tolist()
+            assert (part.ends + start).tolist() == whole.ends[i:].tolist()
+            inside += start > 0 and not text[start - 1].isspace()
+    assert inside > 50
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_masked_text_equals_mluke_tokenizer(toy, mluke, count):
+    for text in (
+        "Marie Curie was born in [Y] .",
+        "[Y] ist in Wien",
+        "in [Y]",
+        "[Y]",
+        "a [Y]  b [Y]",
+    ):
+        spans = [(m.start(), m.end()) for m in re.finditer(r"\[Y\]", text)]
+        pieces, ranges = toy.encode_masked(text, spans, count)
+        expected = mluke[None](text.replace("[Y]", " ".join(["<mask>"] * count)))["input_ids"][1:-1]
+        assert pieces.ids.tolist() == expected
+        places = np.flatnonzero(pieces.ids == toy.special["<mask>"])
+        assert places.tolist() == [i for first, last in ranges for i in range(first, last)]
+
+
+def test_masks_in_a_text_without_spaces(xlmr):
+    """What follows a mask does not begin a word, unless there is a space."""
+    mask = xlmr.special["<mask>"]
+    pieces, ((first, last),) = xlmr.encode_masked(TOKYO, [(0, 2)])
+    after = xlmr.encode_after("は日本の首都です。", "東京")
+    assert pieces.ids.tolist() == [mask, *after.ids]
+    assert (first, last, pieces.starts[0], pieces.ends[0]) == (0, 1, 0, 2)
+    assert pieces.starts[1:].tolist() == (after.starts + 2).tolist()
+    assert after.ids.tolist() != xlmr.encode("は日本の首都です。").ids.tolist()
+    full_stop = xlmr.encode("Warsaw.").ids[-1]
+    pieces, _ = xlmr.encode_masked("in [Y].", [(3, 6)], 2)
+    assert pieces.ids.tolist() == [*xlmr.encode("in").ids, mask, mask, full_stop]
+    pieces, _ = xlmr.encode_masked("in [Y] .", [(3, 6)], 2)
+    assert pieces.ids.tolist() == [*xlmr.encode("in").ids, mask, mask, *xlmr.encode(".").ids]
+
+
+@many
+@given(data=st.data())
+def test_masks_in_any_text(tokenizer, data):
+    """Each mask is there, nothing else becomes one, and offsets stay in the parts between."""
+    if "<mask>" not in tokenizer.special:
+        return
+    parts = data.draw(st.lists(any_texts, min_size=1, max_size=4))
+    count = data.draw(st.integers(1, 3))
+    text, spans = parts[0], []
+    for part in parts[1:]:
+        spans.append((len(text), len(text) + 3))
+        text += "[Y]" + part
+    pieces, ranges = tokenizer.encode_masked(text, spans, count)
+    places = np.flatnonzero(pieces.ids == tokenizer.special["<mask>"]).tolist()
+    assert places == [i for first, last in ranges for i in range(first, last)]
+    assert [last - first for first, last in ranges] == [count] * len(spans)
+    for (start, end), (first, last) in zip(spans, ranges, strict=True):
+        assert set(pieces.starts[first:last]) == {start}
+        assert set(pieces.ends[first:last]) == {end}
+        assert (pieces.ends[:first] <= start).all()
+        assert (pieces.starts[last:] >= end).all()
+    assert (np.diff(pieces.starts) >= 0).all()
+    assert (np.diff(pieces.ends) >= 0).all()
+
+
+def test_pieces_as_text(xlmr, english):
+    for tokenizer in (xlmr, english):
+        ids = tokenizer.encode("born in Paris").ids.tolist()
+        assert tokenizer.decode(ids) == "born in Paris"
+        assert "".join(tokenizer.decode([i]) for i in ids) == "borninParis"
+        assert (
+            tokenizer.decode([tokenizer.bos, *ids, tokenizer.special["<mask>"]]) == "born in Paris"
+        )
+        assert tokenizer.decode([]) == tokenizer.decode([tokenizer.unk]) == ""
+    assert xlmr.decode(xlmr.encode("東京は").ids.tolist()) == "東京は"
 
 
 @many

@@ -2,6 +2,7 @@
 
 import typer
 
+from .evaluate_cloze import evaluate_cloze_cli
 from .evaluate_link import evaluate_link_cli
 from .evaluate_ner import evaluate_ner_cli
 from .evaluate_qa import evaluate_qa_cli
@@ -18,4 +19,5 @@ evaluate_app.command("link")(evaluate_link_cli)
 evaluate_app.command("ner")(evaluate_ner_cli)
 evaluate_app.command("qa")(evaluate_qa_cli)
 evaluate_app.command("relations")(evaluate_relations_cli)
+evaluate_app.command("cloze")(evaluate_cloze_cli)
 evaluate_app.command("retrieval")(evaluate_retrieval_cli)

@@ -75,18 +75,27 @@ def load_pipeline(
     return nlp
 
 
-def load_component(pipeline: str | None, factory: str, gpu_id: int = -1) -> tuple[Language, Any]:
+def load_component(
+    pipeline: str | None, factory: str, gpu_id: int = -1, checkpoint: str | None = None
+) -> tuple[Language, Any]:
     """Load a pipeline for one of its components, on the device that is to run it.
 
+    checkpoint: for a component alone, if there is no pipeline.
     RETURNS: the pipeline, and its component of that factory: the last, if there are several.
     RAISES (OSError, ValueError, ImportError): If there is no such pipeline, component or device.
     """
-    if pipeline is None:
+    if pipeline is None and checkpoint is None:
         raise ValueError(f"There is no pipeline: give a --pipeline with {factory}")
+    if pipeline and checkpoint:
+        raise ValueError("--checkpoint is for use without --pipeline, which has its own")
     device, index = _choose_device(gpu_id)
     import spacy
 
-    nlp = spacy.load(pipeline)
+    if pipeline:
+        nlp = spacy.load(pipeline)
+    else:
+        nlp = spacy.blank("xx", config=TOKENIZER)
+        nlp.add_pipe(factory, config={"checkpoint": checkpoint, "device": "cpu"})
     name = find_component(nlp, factory)
     if name is None:
         raise ValueError(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import srsly
-from spacy.kb import KnowledgeBase as SpacyKnowledgeBase
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
@@ -23,11 +21,11 @@ from ..kb.knowledge_base import KnowledgeBase
 from ..training import MLukeShim
 from .entity_linking import DocLinks, EntityLinking
 from .extensions import install_extensions, known_vectors, set_span_hooks
-from .knowledge import AUTO, BUILT_IN, load_knowledge_base, read_spacy_kb, save_knowledge_base
+from .knowledge import AUTO, KnowledgePipe
 from .learning import Gold, gold_of, link_gradients, typing_loss
 from .link_scoring import LinkWeights
 from .mentions import Floats, MentionBatch, MentionStates, build_mention_model, softmax
-from .pipe import MLukePipe, warn_of_frozen
+from .pipe import warn_of_frozen
 from .scorers import Bounds, least_score
 from .scorers import mentions as get_mentions
 
@@ -50,7 +48,7 @@ class MentionResults:
     links: DocLinks | None = None
 
 
-class MLukeEntities(MLukePipe):
+class MLukeEntities(KnowledgePipe):
     """Reads the mentions in `doc.ents` or `doc.spans`. Made by the factory `mluke_entities`, whose
     settings it takes (see `factories.make_mluke_entities`)."""
 
@@ -147,11 +145,10 @@ class MLukeEntities(MLukePipe):
         that was not done yet."""
         return self.linking.knowledge_base
 
-    def set_knowledge_base(self, kb: KnowledgeBase | SpacyKnowledgeBase) -> None:
-        """Link to this knowledge base, whatever the setting says. One of spaCy's, such as an
-        InMemoryLookupKB, is copied."""
-        if isinstance(kb, SpacyKnowledgeBase):
-            kb = KnowledgeBase.from_records(read_spacy_kb(kb))
+    def _given_knowledge_base(self) -> KnowledgeBase | None:
+        return self.linking.given
+
+    def _use_knowledge_base(self, kb: KnowledgeBase) -> None:
         self.linking.use(kb)
 
     # -- annotating ----------------------------------------------------------------------------
@@ -409,42 +406,21 @@ class MLukeEntities(MLukePipe):
     # -- saving --------------------------------------------------------------------------------
 
     def _to_disk(self) -> dict[str, Callable[[Path], Any]]:
-        """The knowledge base, unless it is the embedded one, goes along."""
-        kb = self._kept_knowledge_base()
-        return {
-            "linking": lambda p: srsly.write_json(p, self.linking.weights.to_dict()),
-            **({"kb": partial(save_knowledge_base, kb)} if kb is not None else {}),
-        }
+        weights = self.linking.weights.to_dict()
+        return {"linking": lambda p: srsly.write_json(p, weights), **super()._to_disk()}
 
     def _from_disk(self) -> dict[str, Callable[[Path], Any]]:
-        return {
-            "linking": lambda p: self._set_weights(srsly.read_json(p)),
-            "kb": self._load_knowledge_base,
-        }
+        return {"linking": lambda p: self._set_weights(srsly.read_json(p)), **super()._from_disk()}
 
     def _to_bytes(self) -> dict[str, Callable[[], bytes]]:
-        """A knowledge base in a folder is named, not contained."""
-        kb = self._kept_knowledge_base()
-        return {
-            "linking": lambda: srsly.json_dumps(self.linking.weights.to_dict()),
-            **({"kb": kb.to_bytes} if kb is not None else {}),
-        }
+        weights = self.linking.weights.to_dict()
+        return {"linking": lambda: srsly.json_dumps(weights), **super()._to_bytes()}
 
     def _from_bytes(self) -> dict[str, Callable[[bytes], Any]]:
         return {
             "linking": lambda b: self._set_weights(srsly.json_loads(b)),
-            "kb": lambda b: self.linking.use(KnowledgeBase.from_bytes(b)),
+            **super()._from_bytes(),
         }
-
-    def _kept_knowledge_base(self) -> KnowledgeBase | None:
-        """The knowledge base, if it does not come with the package or the checkpoint."""
-        if self.linking.given is None and self.cfg["knowledge_base"] in (None, *BUILT_IN):
-            return None
-        return self.knowledge_base
-
-    def _load_knowledge_base(self, path: Path) -> None:
-        if path.is_dir():
-            self.linking.use(load_knowledge_base(path))
 
     def _set_weights(self, data: Any) -> None:
         self.linking.weights = LinkWeights.from_dict(data)

@@ -1,8 +1,8 @@
-"""`span._.mluke_vector`, `span._.mluke_scores`, `span._.mluke_candidates`, `doc._.mluke_relations`
-and `doc._.mluke_answers`, and the optional hooks of `Span.vector`: views of what a component wrote
-to `doc.spans[...]`, which is what gets saved. And what a program may set: `doc._.mluke_lang`, its
-language, `doc._.mluke_given`, that its mentions are given and no others are to be looked for, and
-`doc._.mluke_questions`, a list of texts, that are asked about it."""
+"""`span._.mluke_vector`, `span._.mluke_scores`, `span._.mluke_candidates`, `doc._.mluke_relations`,
+`doc._.mluke_answers` and `doc._.mluke_cloze`, and the optional hooks of `Span.vector`: views of
+what a component wrote to `doc.spans[...]`, which is what gets saved. And what a program may set:
+`doc._.mluke_lang`, its language, `doc._.mluke_given`, that its mentions are given and no others are
+to be looked for, and `doc._.mluke_questions`, a list of texts, that are asked about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ def install_extensions() -> None:
     ):
         if not Span.has_extension(name):
             Span.set_extension(name, getter=getter)
-    for name, view in (("mluke_relations", get_relations), ("mluke_answers", get_answers)):
+    for name, view in (
+        ("mluke_relations", get_relations),
+        ("mluke_answers", get_answers),
+        ("mluke_cloze", get_cloze),
+    ):
         if not Doc.has_extension(name):
             Doc.set_extension(name, getter=view)
     for name, default in (("mluke_lang", None), ("mluke_given", False), ("mluke_questions", ())):
@@ -124,6 +128,40 @@ def get_answers(doc: Doc) -> list[dict[str, Any]]:
         score = None if scores is None else float(scores[row])
         found[owner]["answers"].append({"span": span, "score": score})
     return found
+
+
+def get_cloze(doc: Doc) -> list[dict[str, Any]]:
+    """What may stand at each mask: "mask" (Span); "words", the likeliest first, each a "word" with
+    its "probability"; and "entities", each with "id", "name" and "probability". With several
+    components, of the one that ran last."""
+    groups = [group for group in doc.spans.values() if "word_probabilities" in group.attrs]
+    return read_cloze(groups[-1]) if groups else []
+
+
+def read_cloze(group: SpanGroup) -> list[dict[str, Any]]:
+    """What `get_cloze` gives, of a group that `mluke_cloze` made."""
+    attrs = group.attrs
+    return [
+        {
+            "mask": mask,
+            "words": [
+                {"word": word, "probability": probability}
+                for word, probability in zip(
+                    attrs["words"][row], attrs["word_probabilities"][row], strict=True
+                )
+            ],
+            "entities": [
+                {"id": entity, "name": name, "probability": probability}
+                for entity, name, probability in zip(
+                    attrs["entities"][row],
+                    attrs["entity_names"][row],
+                    attrs["entity_probabilities"][row],
+                    strict=True,
+                )
+            ],
+        }
+        for row, mask in enumerate(group)
+    ]
 
 
 def _find(span: Span, what: str = "vectors") -> tuple[SpanGroup, int] | None:

@@ -15,6 +15,7 @@ from thinc.api import Model
 from thinc.types import Floats2d, Ragged
 
 if TYPE_CHECKING:
+    from .cloze import MLukeCloze
     from .entities import MLukeEntities
     from .ner import MLukeNer
     from .qa import MLukeQA
@@ -517,6 +518,72 @@ def create_qa_scorer() -> Callable[..., dict[str, Any]]:
     from .qa_scorers import score_questions
 
     return score_questions
+
+
+@Language.factory(
+    "mluke_cloze",
+    assigns=["doc.spans", "doc._.mluke_cloze"],
+    default_config={
+        "checkpoint": "embedded",
+        "revision": None,
+        "mask": "[MASK]",
+        "top": 10,
+        "spans_key": "mluke_cloze",
+        "knowledge_base": "embedded",
+        "device": "auto",
+        "precision": "auto",
+        "max_batch_positions": None,
+    },
+)
+def make_mluke_cloze(
+    nlp: Language,
+    name: str,
+    checkpoint: str,
+    revision: str | None,
+    mask: str,
+    top: int,
+    spans_key: str,
+    knowledge_base: str | None,
+    device: str,
+    precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
+    max_batch_positions: int | None,
+) -> "MLukeCloze":
+    """Make a component that says which words and which entities may stand where a text has a mask.
+
+    checkpoint (str): A folder or hub name of a checkpoint with the heads of pretraining
+        (LukeForMaskedLM), which the embedded one does not have. Read when it is first needed.
+    revision (Optional[str]): Branch, tag or commit of a hub name.
+    mask (str): What is written in a text where something is to be filled in.
+    top (int): Words and entities to give for each mask.
+    spans_key (str): Write results to doc.spans[spans_key].
+    knowledge_base (Optional[str]): Where names of entities are looked up: a folder, or "embedded"
+        for the one that comes along. An entity that it does not have, and any for None, has the
+        title in the checkpoint's entity vocabulary for a name.
+    device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
+    precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (on
+        CPUs) or "auto". The scores themselves are always computed in float32.
+    max_batch_positions (Optional[int]): Positions (pieces and entities) run at once.
+    """
+    from ..sharing import shared_shim
+    from .cloze import MLukeCloze
+
+    return MLukeCloze(
+        nlp.vocab,
+        shared_shim(
+            nlp,
+            MLukeCloze.kind,
+            checkpoint,
+            revision,
+            device=device,
+            precision=precision,
+            positions=max_batch_positions,
+        ),
+        name,
+        mask=mask,
+        top=top,
+        spans_key=spans_key,
+        knowledge_base=knowledge_base,
+    )
 
 
 def create_relations_scorer() -> Callable[..., dict[str, Any]]:

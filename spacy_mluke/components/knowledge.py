@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
 from ..kb.records import Entity, Link, Record
 from ..kb.titles import open_titles
 from ..kb.vocabulary import EntityVocabulary
+from .pipe import MLukePipe
 
 CHECKPOINT, AUTO = "checkpoint", "auto"
 BUILT_IN = (AUTO, EMBEDDED, CHECKPOINT)  # settings that name no folder
@@ -96,6 +98,56 @@ def load_knowledge_base(folder: Path) -> KnowledgeBase:
     """What `save_knowledge_base` put there."""
     source = srsly.read_json(folder / "source.json")["source"]
     return KnowledgeBase.open(EMBEDDED_FOLDER if source == EMBEDDED else folder / source)
+
+
+class KnowledgePipe(MLukePipe):
+    """A component with a knowledge base: that of its setting `knowledge_base`, or another that a
+    program gave. It is saved unless it comes with the package or the checkpoint."""
+
+    @property
+    def knowledge_base(self) -> KnowledgeBase | None:
+        """Opens it, and reads the checkpoint, if that was not done yet."""
+        raise NotImplementedError
+
+    def _given_knowledge_base(self) -> KnowledgeBase | None:
+        raise NotImplementedError
+
+    def _use_knowledge_base(self, kb: KnowledgeBase) -> None:
+        raise NotImplementedError
+
+    def set_knowledge_base(self, kb: KnowledgeBase | SpacyKnowledgeBase) -> None:
+        """Use this knowledge base, whatever the setting says. One of spaCy's, such as an
+        InMemoryLookupKB, is copied."""
+        if isinstance(kb, SpacyKnowledgeBase):
+            kb = KnowledgeBase.from_records(read_spacy_kb(kb))
+        self._use_knowledge_base(kb)
+
+    def _kept_knowledge_base(self) -> KnowledgeBase | None:
+        """The knowledge base, if it does not come with the package or the checkpoint."""
+        if self._given_knowledge_base() is None and (
+            self.cfg["knowledge_base"] in (None, *BUILT_IN)
+        ):
+            return None
+        return self.knowledge_base
+
+    def _to_disk(self) -> dict[str, Callable[[Path], Any]]:
+        kb = self._kept_knowledge_base()
+        return {} if kb is None else {"kb": partial(save_knowledge_base, kb)}
+
+    def _from_disk(self) -> dict[str, Callable[[Path], Any]]:
+        def load(path: Path) -> None:
+            if path.is_dir():
+                self._use_knowledge_base(load_knowledge_base(path))
+
+        return {"kb": load}
+
+    def _to_bytes(self) -> dict[str, Callable[[], bytes]]:
+        """A knowledge base in a folder is named, not contained."""
+        kb = self._kept_knowledge_base()
+        return {} if kb is None else {"kb": kb.to_bytes}
+
+    def _from_bytes(self) -> dict[str, Callable[[bytes], Any]]:
+        return {"kb": lambda b: self._use_knowledge_base(KnowledgeBase.from_bytes(b))}
 
 
 def read_spacy_kb(kb: SpacyKnowledgeBase) -> Iterator[Record]:

@@ -13,7 +13,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 
 from ..heads import MLuke, TypingHead
-from ..tokenization import Ints, PieceTokenizer
+from ..tokenization import Ints, Pieces, PieceTokenizer
 from ..training import MLukeShim
 from ..windows import Reading, cut_windows, pack_windows
 from .linking import LinkBatch
@@ -76,9 +76,14 @@ def doc_reading(
     token_starts, token_ends = token_offsets(doc)
     starts, ends = np.array(bounds, np.int64).reshape(-1, 2).T
     first, last = pieces.align(token_starts[starts], token_ends[ends - 1])
+    return place_mentions(doc, pieces, first, last, max_pieces)
+
+
+def place_mentions(doc: Doc, pieces: Pieces, first: Ints, last: Ints, max_pieces: int) -> Reading:
+    """A document in word pieces that are known, as are those [first, last) of its mentions."""
     if len(pieces) <= max_pieces:
         return Reading(pieces, first, last)
-    tokens = pieces.align(token_starts, token_ends)[0]
+    tokens = pieces.align(*token_offsets(doc))[0]
     sentences = tokens[:0]
     if doc.has_annotation("SENT_START"):
         sentences = tokens[doc.to_array([SENT_START]).ravel().astype(np.int64) == 1]

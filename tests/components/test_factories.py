@@ -16,6 +16,7 @@ from thinc.api import ConfigValidationError
 
 from spacy_mluke.components.entities import MLukeEntities
 from spacy_mluke.components.factories import (
+    make_mluke_cloze,
     make_mluke_entities,
     make_mluke_ner,
     make_mluke_qa,
@@ -30,6 +31,7 @@ from spacy_mluke.components.scorers import MentionCorpus
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 
 NAMES = {
+    ("factories", "mluke_cloze"),
     ("factories", "mluke_entities"),
     ("factories", "mluke_ner"),
     ("factories", "mluke_qa"),
@@ -75,6 +77,17 @@ RELATION_SETTINGS = {
     "type_pairs": [["PER", "ORG"]],
     "threshold": 0.25,
     "freeze": "embeddings",
+    "device": "cpu",
+    "precision": "exact",
+    "max_batch_positions": 4096,
+}
+CLOZE_SETTINGS = {
+    "checkpoint": "some/checkpoint",
+    "revision": "v2",
+    "mask": "…",
+    "top": 3,
+    "spans_key": "read",
+    "knowledge_base": "some/folder",
     "device": "cpu",
     "precision": "exact",
     "max_batch_positions": 4096,
@@ -337,6 +350,18 @@ def test_qa_component_takes_its_settings():
     assert component.cfg == {k: v for k, v in QA_SETTINGS.items() if k not in of_the_shim}
 
 
+def test_cloze_component_takes_its_settings(no_network):
+    component = blank().add_pipe("mluke_cloze", name="filler", config=CLOZE_SETTINGS)
+    assert component.name == "filler"
+    shim = component.shim
+    assert not shim.is_loaded
+    assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
+    assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
+    assert (shim.freeze, shim.positions) == ("nothing", 4096)
+    of_the_shim = {"checkpoint", "revision", "device", "precision", "max_batch_positions"}
+    assert component.cfg == {k: v for k, v in CLOZE_SETTINGS.items() if k not in of_the_shim}
+
+
 def test_components_with_the_same_checkpoint_share_it():
     nlp = blank()
     shared = {"checkpoint": "some/checkpoint", "device": "cpu"}
@@ -428,12 +453,21 @@ def test_qa_factory_states_what_it_does():
     assert meta.default_score_weights == {"qa_f": 1.0, "qa_em": 0.0, "qa_no_answer_acc": 0.0}
 
 
+def test_cloze_factory_states_what_it_does():
+    meta: Any = Language.get_factory_meta("mluke_cloze")
+    assert meta.assigns == ["doc.spans", "doc._.mluke_cloze"]
+    assert not meta.retokenizes
+    assert set(meta.default_config) == set(CLOZE_SETTINGS)
+    assert meta.scores == []
+
+
 def test_every_setting_is_documented():
     for make, settings in (
         (make_mluke_entities, SETTINGS),
         (make_mluke_ner, NER_SETTINGS),
         (make_mluke_relations, RELATION_SETTINGS),
         (make_mluke_qa, QA_SETTINGS),
+        (make_mluke_cloze, CLOZE_SETTINGS),
     ):
         for name in settings:
             assert f"\n    {name} (" in (make.__doc__ or "")
@@ -477,17 +511,10 @@ def test_analysis_of_a_pipeline_that_finds_entities():
         ("mluke_relations", RELATION_SETTINGS),
         ("mluke_qa", {}),
         ("mluke_qa", QA_SETTINGS),
+        ("mluke_cloze", {}),
+        ("mluke_cloze", CLOZE_SETTINGS),
     ],
-    ids=[
-        "default",
-        "other",
-        "ner_default",
-        "ner_other",
-        "relations_default",
-        "relations_other",
-        "qa_default",
-        "qa_other",
-    ],
+    ids=lambda value: value if isinstance(value, str) else "other" if value else "default",
 )
 def test_config_makes_the_same_pipeline_again(name, settings, no_network):
     nlp = blank()
@@ -653,6 +680,20 @@ def test_question_corpus_takes_its_settings(tmp_path):
     corpus = registry.resolve({"corpus": {**config, "gold_key": "asked", "limit": 3}})["corpus"]
     assert isinstance(corpus, QuestionCorpus)
     assert (corpus.gold_key, corpus.corpus.limit, corpus.corpus.shuffle) == ("asked", 3, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("mask", " ", "mluke_cloze: mask must be a visible text, such as \\[MASK\\], not ' '"),
+        ("top", 0, "mluke_cloze: top must be 1 or more, not 0"),
+        ("max_batch_positions", 0, "mluke_cloze: max_batch_positions must be 1 or more, not 0"),
+        ("spans_key", "", "mluke_cloze: spans_key must not be empty"),
+    ],
+)
+def test_impossible_cloze_setting(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        blank().add_pipe("mluke_cloze", config={key: value})
 
 
 def test_setting_of_the_wrong_kind_in_a_config_file():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import typer
-from export import LANGUAGES
+from export import LANGUAGES  # type: ignore[import-not-found]
 from wasabi import msg
 
 from spacy_mluke import load_checkpoint, save_checkpoint
