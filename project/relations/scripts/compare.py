@@ -14,7 +14,7 @@ def main(
     corpus: Annotated[Path, typer.Argument(help="Folder with train.spacy and dev.spacy")],
     output: Annotated[Path, typer.Argument(help="Folder for the pipelines")],
     steps: Annotated[int, Opt(help="Updates of each")] = 500,
-    seeds: Annotated[str, Opt(help="Seeds, with commas between them")] = "0,1,2",
+    seeds: Annotated[str, Opt(help="Seeds, with commas between them")] = "0,1",
     precision: Annotated[str, Opt(help="How matrices are multiplied")] = "auto",
     gpu_id: Annotated[int, Opt(help="GPU ID or -1 for CPU")] = -1,
 ) -> None:
