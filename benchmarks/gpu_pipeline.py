@@ -39,6 +39,7 @@ def main(
     words: Annotated[int, typer.Option(help="Tokens, about")] = 100_000,
     device: Annotated[str, typer.Option(help="Where it runs")] = "cuda",
     runs: Annotated[int, typer.Option(help="Runs of each")] = 3,
+    linking: Annotated[bool, typer.Option(help="Whether entities are linked")] = True,
     batch_sizes: Annotated[str, typer.Option(help="Documents at a time")] = "128,1024,4096",
 ) -> None:
     name, texts = next(iter(make_workloads(folder, words).items()))
@@ -46,7 +47,7 @@ def main(
     print("| | documents at a time | words/s | the GPU computes |\n| --- | --- | --- | --- |")
     spans = 0.0
     for size in SIZES:
-        nlp = make(size, device)
+        nlp = make(size, device, linking)
         docs = list(nlp.pipe(texts[:2000], batch_size=512))
         spans = spans or spans_looked_at(nlp, docs)
         if size != "embedded":
@@ -61,7 +62,7 @@ def main(
             print(f"| {size} | {batch_size:,} | {speed:,.0f} | {busy} |", flush=True)
 
 
-def make(size: str, device: str) -> Language:
+def make(size: str, device: str, linking: bool) -> Language:
     nlp = spacy.blank("xx", config=TOKENIZER)
     with tempfile.TemporaryDirectory() as folder:
         source = "embedded"
@@ -78,8 +79,10 @@ def make(size: str, device: str) -> Language:
             )
             save_checkpoint(checkpoint, folder)
             source = folder
-        for name in ("mluke_ner", "mluke_entities"):
-            nlp.add_pipe(name, config={"checkpoint": source, "device": device})
+        config = {"checkpoint": source, "device": device}
+        nlp.add_pipe("mluke_ner", config=config)
+        own = {} if linking else {"knowledge_base": None}
+        nlp.add_pipe("mluke_entities", config=config | own)
         shim = get_ner(nlp).shim
         assert shim.checkpoint  # before the folder is gone
         if size != "embedded":

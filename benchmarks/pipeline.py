@@ -45,7 +45,7 @@ Arg, Opt = typer.Argument, typer.Option
 STAGES: list[tuple[str, Any, str]] = [
     ("tokenise", MultilingualTokenizer, "__call__"),
     ("word pieces", PieceTokenizer, "encode"),
-    ("align", fast_spans, "read_tokens"),
+    ("align", fast_spans, "read_in_context"),
     ("align", mentions, "doc_reading"),
     ("window", fast_spans, "cut_windows"),
     ("window", mentions, "cut_windows"),

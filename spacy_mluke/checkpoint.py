@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import EMBEDDED, HEADS, MLukeConfig
+from .config import EMBEDDED, HEADS, PRETRAINED, MLukeConfig
 from .encoder import MLukeEncoder
 from .heads import MLuke, init_model
 from .kb.vocabulary import COMPACT, FILES, EntityVocabulary, find_vocabulary, open_vocabulary
@@ -25,6 +25,7 @@ CONFIG = "config.json"
 MAP_ABOVE = 65_536
 
 EMBEDDED_FOLDER = Path(__file__).parent / "assets" / EMBEDDED
+SHIPPED = {EMBEDDED: EMBEDDED_FOLDER, PRETRAINED: EMBEDDED_FOLDER.with_name("pretrained")}
 
 
 @dataclass
@@ -61,8 +62,9 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a LUKE or mLUKE checkpoint.
 
-    source: a folder in Hugging Face layout, a hub name such as "studio-ousia/mluke-base", or
-        "embedded" for the small model that comes with this package.
+    source: a folder in Hugging Face layout, a hub name such as "studio-ousia/mluke-base", or what
+        comes with this package: "embedded", which finds and types entities, or
+        "embedded-pretrained", a small mLUKE with its heads of pretraining.
     revision: branch, tag or commit, for hub names.
     map_entities: leave the entity table in its file and gather rows as needed (it cannot be
         trained then); None does so for tables of more than 65,536 rows.
@@ -70,14 +72,12 @@ def load_checkpoint(
         whole (m)LUKE checkpoint; names what is missing, left over or of the wrong shape.
     """
     name = str(source)
-    if name == EMBEDDED:
-        folder = EMBEDDED_FOLDER
+    if name in SHIPPED:
+        folder = SHIPPED[name]
         if revision is not None:
-            raise ValueError(f"the embedded checkpoint has no revisions, but {revision!r} is asked")
+            raise ValueError(f"the {name} checkpoint has no revisions, but {revision!r} is asked")
         if not folder.is_dir():
-            raise FileNotFoundError(
-                "this installation of spacy-mluke lacks its embedded checkpoint"
-            )
+            raise FileNotFoundError(f"this installation of spacy-mluke lacks its {name} checkpoint")
     elif revision is None and Path(source).is_dir():
         folder = Path(source)
     else:
@@ -170,7 +170,7 @@ def save_checkpoint(
 
 def peek_config(source: str) -> MLukeConfig | None:
     """The config of a checkpoint that is on this machine; None for one on the hub."""
-    folder = EMBEDDED_FOLDER if source == EMBEDDED else Path(source).expanduser()
+    folder = SHIPPED[source] if source in SHIPPED else Path(source).expanduser()
     path = folder / CONFIG
     return MLukeConfig.from_file(path) if path.is_file() else None
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-# What the package ships; `checkpoint = "embedded"`.
-EMBEDDED = "embedded"
+# What the package ships: `checkpoint = "embedded"`, which finds and types entities, and the one that
+# has its heads of pretraining.
+EMBEDDED, PRETRAINED = "embedded", "embedded-pretrained"
 
 # The key of config.json under which we keep what `transformers` has no word for, and its keys.
 OWN_SECTION = "spacy_mluke"

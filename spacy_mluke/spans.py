@@ -19,16 +19,19 @@ PAPER_PIECES = 16
 PAPER_SPANS = 128
 
 
-def span_ends(pieces: Pieces, starts: Ints, ends: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+def span_ends(
+    pieces: Pieces, starts: Ints, ends: Ints, final: Ints | None = None
+) -> tuple[Ints, Ints, NDArray[np.bool_]]:
     """The pieces of tokens that may be the ends of spans.
 
     starts, ends (int64[t]): character offsets of the tokens, white space left out.
+    final (int64[t]): as for `Pieces.align`.
     RETURNS: the pieces [first, last) of each token; and whether a span may begin and end with it
         (bool[t, 2]). Where tokens share a piece, nobody can tell their spans apart: a span begins
         with the first of them or ends with the last. A token without a piece of its own (characters
         that normalisation removes) is neither.
     """
-    first, last = pieces.align(starts, ends)
+    first, last = pieces.align(starts, ends, final)
     can = np.zeros((len(first), 2), bool)
     if not len(pieces):
         return first, last, can

@@ -58,12 +58,14 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def align(self, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    def align(self, starts: Ints, ends: Ints, final: Ints | int | None = None) -> tuple[Ints, Ints]:
         """For character spans [start, end), the pieces that cover them, as [first, last).
 
         A span that has no piece (white space, characters that the checkpoint's normalisation
         removes) gets the one that follows it, else the last one, so every span has a piece if the
         text has any. Spans in text order give `first` and `last` in non-decreasing order.
+
+        final (int64[spans]): the last piece that each may have, if not that of the text.
         """
         n = len(self.ids)
         if n == 0:
@@ -72,7 +74,7 @@ class Pieces:
         # A piece without characters counts for the one at which it stands.
         first = np.searchsorted(np.maximum(self.ends, self.starts + 1), starts, side="right")
         last = np.searchsorted(self.starts, ends, side="left")
-        first = np.minimum(first, n - 1)
+        first = np.minimum(first, n - 1 if final is None else final)
         return first, np.maximum(last, first + 1)
 
 

@@ -86,6 +86,9 @@ def cut_windows(
     RETURNS: in document order; [] for a document without pieces unless it has mentions.
     """
     n = len(reading.pieces)
+    if n <= max_pieces and len(reading.first) <= max_mentions:
+        some = len(reading.first) or (all_windows and n)
+        return [Window(doc, 0, n, np.arange(len(reading.first)))] if some else []
     order: Ints = np.argsort(reading.first, kind="stable")
     first = reading.first[order]
     # The part of a mention that must not be cut.

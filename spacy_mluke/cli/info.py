@@ -110,10 +110,10 @@ def describe_checkpoint(source: str) -> dict[str, Any]:
     import spacy
     from spacy.tokens import Doc, Span
 
-    from ..checkpoint import EMBEDDED_FOLDER
+    from ..checkpoint import SHIPPED
     from ..hub import resolve_source
 
-    folder = EMBEDDED_FOLDER if source == EMBEDDED else resolve_source(source)
+    folder = SHIPPED[source] if source in SHIPPED else resolve_source(source)
     nlp = spacy.blank("xx")
     memory = {"before_loading": resident_memory()}
     component = add_component(nlp, source)

@@ -199,22 +199,23 @@ class MLukeEntities(MLukePipe):
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[MentionResults]) -> None:
         """Write vectors, scores, labels and candidates to doc.spans[spans_key], and labels and ids
         to doc.ents."""
-        key = self.cfg["mentions_key"]
+        key, names = self.cfg["mentions_key"], self.labels
+        kb = self.knowledge_base
         for doc, results in zip(docs, scores, strict=True):
             spans = get_mentions(doc, key)
             attrs: dict[str, Any] = {
                 "vectors": results.vectors,
                 "scores": results.scores,
-                "labels": list(self.labels),
+                "labels": list(names),
                 "bounds": np.array([(span.start, span.end) for span in spans], np.int32).reshape(
                     -1, 2
                 ),
             }
             ids, types = [span.kb_id_ for span in spans], [""] * len(spans)
-            if results.links is not None:
-                ids, types = self.linking.choose(results.links)
-                attrs["candidates"] = self.linking.columns(results.links)
-            labels = self._choose(spans, results.scores, types)
+            if kb is not None and results.links is not None:
+                ids, types = self.linking.choose(kb, results.links)
+                attrs["candidates"] = self.linking.columns(kb, results.links)
+            labels = self._choose(spans, names, results.scores, types)
             labelled = [
                 Span(doc, span.start, span.end, label=label, kb_id=kb_id, span_id=span.id)
                 for span, label, kb_id in zip(spans, labels, ids, strict=True)
@@ -235,11 +236,14 @@ class MLukeEntities(MLukePipe):
         return softmax(logits)
 
     def _choose(
-        self, spans: Sequence[Span], probabilities: Floats, types: Sequence[str]
+        self,
+        spans: Sequence[Span],
+        labels: Sequence[str],
+        probabilities: Floats,
+        types: Sequence[str],
     ) -> list[str]:
         """The label of each mention, by label_precedence."""
         least = least_score(self.cfg["threshold"], self.cfg["exclusive"])
-        labels = self.labels
         # Without a label a span would drop out of doc.ents, so the given one always stays.
         order = [*self.cfg["label_precedence"], "given"]
         chosen = []

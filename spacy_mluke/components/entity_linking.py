@@ -303,10 +303,8 @@ class EntityLinking:
 
     # -- results -------------------------------------------------------------------------------
 
-    def choose(self, links: DocLinks) -> tuple[list[str], list[str]]:
+    def choose(self, kb: KnowledgeBase, links: DocLinks) -> tuple[list[str], list[str]]:
         """For each mention the id of its entity, or NIL; and the entity's first type, or ""."""
-        kb = self.knowledge_base
-        assert kb is not None
         threshold = self.cfg["link_threshold"] or 0.0
         ids, types = [], []
         for row, nil in enumerate(links.nil.tolist()):
@@ -321,10 +319,8 @@ class EntityLinking:
                 types.append("")
         return ids, types
 
-    def columns(self, links: DocLinks) -> dict[str, Any]:
+    def columns(self, kb: KnowledgeBase, links: DocLinks) -> dict[str, Any]:
         """The candidates as they are kept with the document; see `extensions.get_candidates`."""
-        kb = self.knowledge_base
-        assert kb is not None
         numbers = links.entities.tolist()
         return {
             "starts": links.starts.astype(np.int32),

@@ -20,7 +20,7 @@ from ..windows import OVERLAP, Window, batch_windows, cut_windows
 from .mentions import Floats
 from .span_batches import SpanBatch, SpanRows
 from .span_heads import entity_rows, longest_span
-from .span_tokens import TokenReading, read_tokens
+from .span_tokens import TokenReading, read_in_context
 
 # Spans to learn from that are no entities, for each token: those that look most like some, and any.
 LIKELY, RANDOM = 0.5, 0.1
@@ -33,34 +33,30 @@ def read_fast(model: MLuke, shim: MLukeShim, batch: SpanBatch, budget: int) -> I
     checkpoint = shim.checkpoint
     config = checkpoint.config
     longest = longest_span(config, batch.max_pieces)
-    readings: list[TokenReading] = []
+    readings = read_in_context(batch.docs, checkpoint.pieces, config.max_pieces)
     windows: list[Window] = []
     tokens: list[Ints] = []
-    for i, doc in enumerate(batch.docs):
-        read = read_tokens(doc, checkpoint.pieces, by_words=False)
-        readings.append(read)
-        # For the cut, a token with all that spans beginning with it may cover is a mention: it is
-        # read from the window where that is whole and most central.
-        reach = np.minimum(read.first + longest, len(read.reading.pieces))
+    for i, read in enumerate(readings):
+        reading = read.reading
+        if len(reading.pieces) > config.max_pieces:
+            # For the cut, a token with all that spans beginning with it may cover is a mention: it
+            # is read from the window where that is whole and most central.
+            reach = np.minimum(read.first + longest, len(reading.pieces))
+            reading = replace(reading, last=np.maximum(read.last, reach))
         for window in cut_windows(
-            replace(read.reading, last=np.maximum(read.last, reach)),
+            reading,
             doc=i,
             max_pieces=config.max_pieces,
-            max_mentions=len(doc) + 1,
+            max_mentions=len(read.tokens) + 1,
             overlap=max(OVERLAP, 2 * longest),
         ):
             tokens.append(window.mentions)
-            windows.append(replace(window, mentions=_NO_INTS))
+            windows.append(Window(i, window.start, window.end, _NO_INTS))
+    begin, end = np.array([checkpoint.pieces.bos]), np.array([checkpoint.pieces.eos])
     for group in batch_windows(windows, budget):
         chosen = [windows[i] for i in group]
         ids = [
-            np.concatenate(
-                [
-                    [checkpoint.pieces.bos],
-                    readings[w.doc].reading.pieces.ids[w.start : w.end],
-                    [checkpoint.pieces.eos],
-                ]
-            )
+            np.concatenate((begin, readings[w.doc].reading.pieces.ids[w.start : w.end], end))
             for w in chosen
         ]
         pack = Pack.from_windows(ids, [_NO_INTS] * len(ids), [[]] * len(ids), shim.device)
@@ -98,27 +94,42 @@ class _TokenTable:
         pack: Pack,
         longest: int,
     ) -> _TokenTable:
-        rows: dict[str, list[NDArray]] = {name: [] for name in cls.__dataclass_fields__}
-        size = 0
-        for i, (window, of_window) in enumerate(zip(windows, tokens, strict=True)):
-            read = readings[window.doc]
+        reads = [readings[window.doc] for window in windows]
+        parts: list[slice] = []
+        own: list[int] = []
+        for window, of_window, read in zip(windows, tokens, reads, strict=True):
             low, high = (int(of_window[0]), int(of_window[-1]) + 1) if len(of_window) else (0, 0)
-            reach = min(int(read.last[high - 1]) + longest, window.end) if high else 0
-            more = max(int(np.searchsorted(read.last, reach, side="right")), high)
-            part = slice(low, more)
-            shift = int(pack.word_starts[i]) + 1 - window.start
-            n = more - low
-            size += n
-            rows["window"].append(np.full(n, i))
-            rows["doc"].append(np.full(n, window.doc))
-            rows["token"].append(read.tokens[part])
-            rows["first"].append(read.first[part] + shift)
+            more = high
+            if 0 < high < len(read.tokens):
+                reach = min(int(read.last[high - 1]) + longest, window.end)
+                more = max(int(np.searchsorted(read.last, reach, side="right")), high)
+            parts.append(slice(low, more))
+            own.append(high - low)
+        counts = np.array([part.stop - part.start for part in parts])
+
+        def joined(name: str) -> NDArray:
+            rows = [getattr(read, name)[part] for read, part in zip(reads, parts, strict=True)]
+            return np.concatenate(rows)
+
+        def spread(of_windows: Sequence[int] | Ints) -> Ints:
+            return np.repeat(np.asarray(of_windows, np.int64), counts)
+
+        ends = spread([window.end for window in windows])
+        before = np.array([window.start for window in windows])
+        shift = spread(pack.word_starts[:-1] + 1 - before)
+        last, until = joined("last"), np.cumsum(counts)
+        nth = np.arange(len(last)) - spread(until - counts)
+        return cls(
+            spread(range(len(windows))),
+            spread([window.doc for window in windows]),
+            joined("tokens"),
+            joined("first") + shift,
             # A token that is longer than the window ends with it.
-            rows["last"].append(np.minimum(read.last[part], window.end) + shift)
-            rows["can"].append(read.can[part] & (read.last[part] <= window.end)[:, None])
-            rows["own"].append(np.arange(low, more) < high)
-            rows["until"].append(np.full(n, size))
-        return cls(**{name: np.concatenate(parts) for name, parts in rows.items()})
+            np.minimum(last, ends) + shift,
+            joined("can") & (last <= ends)[:, None],
+            nth < spread(own),
+            spread(until),
+        )
 
 
 def _read_pack(

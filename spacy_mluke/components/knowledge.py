@@ -14,7 +14,7 @@ from spacy.kb import KnowledgeBase as SpacyKnowledgeBase
 from spacy.tokens import Span
 from spacy.vocab import Vocab
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import SHIPPED, Checkpoint
 from ..config import EMBEDDED
 from ..kb.build import UNKNOWN_LANGUAGE
 from ..kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
@@ -32,7 +32,7 @@ def open_knowledge_base(
     """The knowledge base that a component's setting means; None for none.
 
     setting: a folder; "embedded"; "checkpoint" for the titles of its entity vocabulary; None; or
-        "auto": embedded for the embedded checkpoint, else the checkpoint's, if it has entities.
+        "auto": embedded for what ships with the package, else the checkpoint's, if it has entities.
     source: what the component's setting `checkpoint` is.
     RAISES (FileNotFoundError, ValueError): If there is none, or it cannot be used.
     """
@@ -40,7 +40,7 @@ def open_knowledge_base(
         return None
     entities = checkpoint.entities
     if setting == AUTO:
-        if source == EMBEDDED:
+        if source in SHIPPED:
             setting = EMBEDDED
         elif len(entities) > len(entities.special):
             setting = CHECKPOINT

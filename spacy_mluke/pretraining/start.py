@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checkpoint import CONFIG, Checkpoint, load_checkpoint, new_checkpoint
-from ..config import EMBEDDED, EntityAttention, MLukeConfig, PieceLayout
+from ..checkpoint import CONFIG, SHIPPED, Checkpoint, load_checkpoint, new_checkpoint
+from ..config import EntityAttention, MLukeConfig, PieceLayout
 from ..heads import MLuke, init_model
 from ..hub import resolve_source
 from ..kb.vocabulary import SPECIAL_TOKENS, EntityVocabulary
@@ -159,8 +159,8 @@ def start_from(
         RoBERTa-like and not (m)LUKE, is not whole, or its files do not fit together; says where.
     """
     vocabulary = _check_vocabulary(entities)
-    if str(source) == EMBEDDED:
-        old = load_checkpoint(EMBEDDED, revision, map_entities=True)
+    if str(source) in SHIPPED:
+        old = load_checkpoint(source, revision, map_entities=True)
     else:
         folder = resolve_source(source, revision, vocabulary=False)
         data = _read_config(folder)
