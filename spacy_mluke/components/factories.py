@@ -524,7 +524,7 @@ def create_qa_scorer() -> Callable[..., dict[str, Any]]:
     "mluke_cloze",
     assigns=["doc.spans", "doc._.mluke_cloze"],
     default_config={
-        "checkpoint": "embedded",
+        "checkpoint": "embedded-pretrained",
         "revision": None,
         "mask": "[MASK]",
         "top": 10,
@@ -551,7 +551,8 @@ def make_mluke_cloze(
     """Make a component that says which words and which entities may stand where a text has a mask.
 
     checkpoint (str): A folder or hub name of a checkpoint with the heads of pretraining
-        (LukeForMaskedLM), which the embedded one does not have. Read when it is first needed.
+        (LukeForMaskedLM), or "embedded-pretrained" for the one that comes along. Read when it is
+        first needed.
     revision (Optional[str]): Branch, tag or commit of a hub name.
     mask (str): What is written in a text where something is to be filled in.
     top (int): Words and entities to give for each mask.

@@ -9,7 +9,6 @@ import torch
 from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
-from spacy_mluke.checkpoint import EMBEDDED_FOLDER
 from spacy_mluke.components.cloze import find_all
 from spacy_mluke.components.cloze_prompts import Prompt
 from spacy_mluke.kb.knowledge_base import KnowledgeBase
@@ -433,9 +432,7 @@ def test_a_checkpoint_without_the_heads(plain_checkpoint, use):
 
 def test_the_embedded_checkpoint_has_no_heads():
     nlp = spacy.blank("xx")
-    nlp.add_pipe("mluke_cloze")
-    if not EMBEDDED_FOLDER.is_dir():
-        pytest.skip("this installation lacks its embedded checkpoint")
+    nlp.add_pipe("mluke_cloze", config={"checkpoint": "embedded"})
     with pytest.raises(ValueError, match=r"the checkpoint 'embedded' has no heads for masked words "
                        r"and masked entities \(its heads: typing, ner\)"):  # fmt: skip
         nlp(TEXTS[0])
