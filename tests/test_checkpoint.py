@@ -435,14 +435,14 @@ def test_files_that_do_not_fit_together(folder, vocab_size):
 
 
 def test_embedded_checkpoint(plain_checkpoint, monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "EMBEDDED_FOLDER", plain_checkpoint)
+    monkeypatch.setitem(checkpoints.SHIPPED, "embedded", plain_checkpoint)
     assert load_checkpoint("embedded").source == "embedded"
     config = peek_config("embedded")
     assert config is not None
     assert config.hidden_size == 32
     with pytest.raises(ValueError, match="has no revisions, but 'main' is asked"):
         load_checkpoint("embedded", revision="main")
-    monkeypatch.setattr(checkpoints, "EMBEDDED_FOLDER", tmp_path / "nowhere")
+    monkeypatch.setitem(checkpoints.SHIPPED, "embedded", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="lacks its embedded checkpoint"):
         load_checkpoint("embedded")
     assert peek_config("studio-ousia/mluke-base") is None
