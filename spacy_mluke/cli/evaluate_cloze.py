@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from ..config import PRETRAINED
 from .annotated import UNKNOWN
 from .harness import (
     CheckpointOpt,
@@ -114,7 +115,8 @@ def evaluate_cloze_cli(
     which ranks candidates by how often they are the object in other facts. DIFF is the difference
     in P@1 to the first.
 
-    It needs a pipeline with mluke_cloze, or else the checkpoint for one.
+    Without a pipeline with mluke_cloze, one with the checkpoint, or else the embedded pretrained
+    one, is made.
     """
     # fmt: on
     with user_errors():
@@ -128,6 +130,8 @@ def evaluate_cloze_cli(
             raise ValueError(
                 f"--subject-entity is {unknown[0]!r}: use {', '.join(SUBJECT_ENTITIES)}"
             )
+        if not pipeline and checkpoint is None:
+            checkpoint = PRETRAINED
         kb = KnowledgeBase.open(knowledge_base or EMBEDDED_FOLDER)
         asked = read_questions(task.sources, read_facts(facts), kb, limit)
         rows = task.run(

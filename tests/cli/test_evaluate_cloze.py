@@ -8,6 +8,7 @@ import pytest
 import spacy
 from typer.testing import CliRunner
 
+from spacy_mluke.checkpoint import SHIPPED
 from spacy_mluke.cli import app
 from spacy_mluke.cli.annotated import UNKNOWN
 from spacy_mluke.cli.evaluate_cloze import (
@@ -263,9 +264,14 @@ def test_options_that_cannot_be(files, change, message):
     assert message in result.stderr
 
 
-def test_without_a_model(files):
-    result = run(*options(files, "es")[:-2], fails=True)
-    assert "There is no pipeline: give a --pipeline with mluke_cloze" in result.stderr
+def test_without_a_model(files, tmp_path, monkeypatch):
+    *options_, checkpoint = options(files, "es")
+    assert options_.pop() == "-c"
+    monkeypatch.setitem(SHIPPED, "embedded-pretrained", checkpoint)
+    run(*options_, "-o", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text("utf8"))
+    assert scores["settings"]["checkpoint"] == "embedded-pretrained"
+    assert {row["system"] for row in scores["results"]} == set(SYSTEMS)
 
 
 def test_a_checkpoint_without_the_heads(files, plain_checkpoint):
