@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--entity-aware", action="store_true", help="entity-aware attention")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--times", type=int, default=1, help="make workloads larger, for a GPU")
+    parser.add_argument("--times", type=float, default=1, help="make workloads larger, for a GPU")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -61,8 +61,10 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device
     print(f"mluke-{args.size}, {torch.get_num_threads()} thread(s), {name}\n")
     for name, (n, at_once, pieces, entities) in WORKLOADS.items():
-        samples = make_samples(n * args.times, pieces, entities, args.seed)
-        compare(name, theirs, ours, samples, at_once * args.times, device, args.runs)
+        samples = make_samples(round(n * args.times), pieces, entities, args.seed)
+        # Of fewer windows than a batch has, all at once
+        at_once = round(at_once * max(args.times, 1))
+        compare(name, theirs, ours, samples, at_once, device, args.runs)
         if device.type == "cuda":
             sweep(name, ours, samples, device, args.runs)
 

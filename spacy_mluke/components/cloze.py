@@ -17,7 +17,6 @@ from spacy.tokens import Doc
 from spacy.tokens.span_group import SpanGroup
 from spacy.training import Example
 from spacy.vocab import Vocab
-from thinc.api import Optimizer
 
 from ..config import EMBEDDED
 from ..kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
@@ -422,16 +421,9 @@ class MLukeCloze(KnowledgePipe):
         self._load()
         self.model.initialize()
 
-    def update(
-        self,
-        examples: Iterable[Example],
-        *,
-        drop: float = 0.0,
-        sgd: Optimizer | None = None,
-        losses: dict[str, float] | None = None,
-    ) -> dict[str, float]:
-        """Learn nothing: `python -m spacy_mluke pretrain` trains these heads."""
-        return {} if losses is None else losses
+    def _learn(self, examples: list[Example]) -> float:
+        """Nothing: `python -m spacy_mluke pretrain` trains these heads."""
+        return 0.0
 
 
 def find_all(text: str, marker: str) -> list[tuple[int, int]]:

@@ -13,9 +13,9 @@ import srsly
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
-from spacy.training import Example, validate_examples, validate_get_examples
+from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
-from thinc.api import Optimizer, set_dropout_rate
+from thinc.api import Optimizer
 
 from ..kb.knowledge_base import KnowledgeBase
 from ..training import MLukeShim
@@ -316,30 +316,16 @@ class MLukeEntities(KnowledgePipe):
             self.shim.set_typing_labels(tuple(labels), exclusive=self.cfg["exclusive"])
         self.model.initialize()
 
-    def update(
-        self,
-        examples: Iterable[Example],
-        *,
-        drop: float = 0.0,
-        sgd: Optimizer | None = None,
-        losses: dict[str, float] | None = None,
-    ) -> dict[str, float]:
-        """Learn from gold mentions, whether or not the predicted documents have them."""
-        losses = {} if losses is None else losses
-        losses.setdefault(self.name, 0.0)
-        examples = list(examples)
-        validate_examples(examples, "MLukeEntities.update")
+    def _learn(self, examples: list[Example]) -> float:
+        """From gold mentions, whether or not the predicted documents have them."""
         gold = self._gold(examples)
-        if any(gold):
-            set_dropout_rate(self.model, drop)
-            batch = self._training_batch(examples, gold)
-            states, backprop = self.model.begin_update(batch)
-            loss, gradient = self._get_loss(examples, gold, batch, states)
-            backprop(gradient)
-            losses[self.name] += loss
-        if sgd:
-            self.finish_update(sgd)
-        return losses
+        if not any(gold):
+            return 0.0
+        batch = self._training_batch(examples, gold)
+        states, backprop = self.model.begin_update(batch)
+        loss, gradient = self._get_loss(examples, gold, batch, states)
+        backprop(gradient)
+        return loss
 
     def finish_update(self, sgd: Optimizer) -> None:
         """Step, with the gradients that came together."""

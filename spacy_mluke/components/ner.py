@@ -12,9 +12,8 @@ import numpy as np
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
-from spacy.training import Example, validate_examples, validate_get_examples
+from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
-from thinc.api import Optimizer, set_dropout_rate
 
 from ..spans import Decoding, decode
 from ..tokenization import Ints
@@ -303,33 +302,19 @@ class MLukeNer(MLukePipe):
             self.cfg["max_span_tokens"],
         )
 
-    def update(
-        self,
-        examples: Iterable[Example],
-        *,
-        drop: float = 0.0,
-        sgd: Optimizer | None = None,
-        losses: dict[str, float] | None = None,
-    ) -> dict[str, float]:
-        """Learn from gold spans, and from spans that are none."""
-        losses = {} if losses is None else losses
-        losses.setdefault(self.name, 0.0)
-        examples = list(examples)
-        validate_examples(examples, "MLukeNer.update")
+    def _learn(self, examples: list[Example]) -> float:
+        """From gold spans, and from spans that are none."""
         gold = [gold_spans(example, self.gold_key) for example in examples]
         check_labels(self.name, gold, self.labels)
-        set_dropout_rate(self.model, drop)
         self._updates += 1
         states, backprop = self.model.begin_update(
             self._batch([example.predicted for example in examples], gold)
         )
-        if len(states.docs) or len(states.tokens):
-            loss, gradient = self._get_loss(gold, states)
-            backprop(gradient)
-            losses[self.name] += loss
-        if sgd:
-            self.finish_update(sgd)
-        return losses
+        if not len(states.docs) and not len(states.tokens):
+            return 0.0
+        loss, gradient = self._get_loss(gold, states)
+        backprop(gradient)
+        return loss
 
     def get_loss(self, examples: Iterable[Example], scores: SpanStates) -> tuple[float, SpanStates]:
         """The loss for states of spans, and its gradients by `logits` and `boundaries`: see

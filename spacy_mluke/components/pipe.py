@@ -14,6 +14,8 @@ from spacy import util
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
 from spacy.tokens import Doc
+from spacy.training import Example, validate_examples
+from thinc.api import Optimizer, set_dropout_rate
 
 from ..training import MLukeShim
 from .extensions import install_extensions
@@ -100,6 +102,31 @@ class MLukePipe(TrainablePipe):
         raise NotImplementedError
 
     def _annotate(self, docs: list[Doc]) -> None:
+        raise NotImplementedError
+
+    # -- training ------------------------------------------------------------------------------
+
+    def update(
+        self,
+        examples: Iterable[Example],
+        *,
+        drop: float = 0.0,
+        sgd: Optimizer | None = None,
+        losses: dict[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Learn from gold annotation; `_learn` of a component says from which."""
+        losses = {} if losses is None else losses
+        losses.setdefault(self.name, 0.0)
+        examples = list(examples)
+        validate_examples(examples, f"{type(self).__name__}.update")
+        set_dropout_rate(self.model, drop)
+        losses[self.name] += self._learn(examples)
+        if sgd:
+            self.finish_update(sgd)
+        return losses
+
+    def _learn(self, examples: list[Example]) -> float:
+        """Add up gradients. RETURNS: the loss; 0 if there is nothing to learn from."""
         raise NotImplementedError
 
     # -- saving: a component that keeps more than settings and checkpoint adds it here ----------

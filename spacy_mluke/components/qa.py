@@ -12,9 +12,8 @@ from spacy import util
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
-from spacy.training import Example, validate_examples, validate_get_examples
+from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
-from thinc.api import Optimizer, set_dropout_rate
 
 from ..training import MLukeShim
 from .entities import MLukeEntities
@@ -343,30 +342,16 @@ class MLukeQA(MLukePipe):
             warn_of_frozen(self, self.shim, nlp)
         self.model.initialize()
 
-    def update(
-        self,
-        examples: Iterable[Example],
-        *,
-        drop: float = 0.0,
-        sgd: Optimizer | None = None,
-        losses: dict[str, float] | None = None,
-    ) -> dict[str, float]:
-        """Learn from gold answers, and from questions without one."""
-        losses = {} if losses is None else losses
-        losses.setdefault(self.name, 0.0)
-        examples = list(examples)
-        validate_examples(examples, "MLukeQA.update")
+    def _learn(self, examples: list[Example]) -> float:
+        """From gold answers, and from questions without one."""
         docs, gold = self._gold(examples)
-        if gold:
-            batch = self._batch(docs, self._read_questions([question.text for question in gold]))
-            set_dropout_rate(self.model, drop)
-            states, backprop = self.model.begin_update(batch)
-            loss, gradient = _loss(states, docs, gold)
-            backprop(gradient)
-            losses[self.name] += loss
-        if sgd:
-            self.finish_update(sgd)
-        return losses
+        if not gold:
+            return 0.0
+        batch = self._batch(docs, self._read_questions([question.text for question in gold]))
+        states, backprop = self.model.begin_update(batch)
+        loss, gradient = _loss(states, docs, gold)
+        backprop(gradient)
+        return loss
 
     def get_loss(
         self, examples: Iterable[Example], scores: AnswerStates

@@ -11,9 +11,8 @@ import numpy as np
 from spacy.language import Language
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
-from spacy.training import Example, validate_examples, validate_get_examples
+from spacy.training import Example, validate_get_examples
 from spacy.vocab import Vocab
-from thinc.api import Optimizer, set_dropout_rate
 
 from ..tokenization import Ints
 from ..training import MLukeShim
@@ -279,30 +278,16 @@ class MLukeRelations(MLukePipe):
             )
         return sorted(labels) if total else []
 
-    def update(
-        self,
-        examples: Iterable[Example],
-        *,
-        drop: float = 0.0,
-        sgd: Optimizer | None = None,
-        losses: dict[str, float] | None = None,
-    ) -> dict[str, float]:
-        """Learn from gold relations, and from pairs of gold mentions that are in none."""
-        losses = {} if losses is None else losses
-        losses.setdefault(self.name, 0.0)
-        examples = list(examples)
-        validate_examples(examples, "MLukeRelations.update")
+    def _learn(self, examples: list[Example]) -> float:
+        """From gold relations, and from pairs of gold mentions that are in none."""
         gold = [gold_relations(example, self.cfg["gold_key"]) for example in examples]
         batch, truths = self._training_batch(examples, gold)
-        if len(truths):
-            set_dropout_rate(self.model, drop)
-            states, backprop = self.model.begin_update(batch)
-            loss, gradient = relation_loss(states, truths)
-            backprop(gradient)
-            losses[self.name] += loss
-        if sgd:
-            self.finish_update(sgd)
-        return losses
+        if not len(truths):
+            return 0.0
+        states, backprop = self.model.begin_update(batch)
+        loss, gradient = relation_loss(states, truths)
+        backprop(gradient)
+        return loss
 
     def get_loss(self, examples: Iterable[Example], scores: PairStates) -> tuple[float, PairStates]:
         """Cross-entropy, averaged over the pairs that fit in a window, and its gradient by the
