@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from spacy_mluke import attention
+from spacy_mluke import attention, products
 from spacy_mluke.attention import SelfAttention, attend_runs, has_kernel_for_runs
 from spacy_mluke.packs import Runs
 from spacy_mluke.products import set_precision
@@ -159,3 +159,32 @@ def test_runs_learn_as_the_block_does(make_checkpoint, vocab_size, monkeypatch):
             torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
         )
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="stands in for a GPU")
+@pytest.mark.parametrize("attention_of_entities", ["full", "words"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_as_on_a_gpu(
+    make_checkpoint, vocab_size, monkeypatch, precision, attention_of_entities
+):
+    """What is around the kernels, with those of the CPU."""
+    encoder = load(make_checkpoint("LukeModel", initializer_range=0.05)[0]).encoder.eval()
+    encoder.config = replace(encoder.config, entity_attention=attention_of_entities)
+    windows = random_windows(vocab_size, n=9)
+    for _ in range(2):
+        monkeypatch.setattr(products, "on_gpu", lambda x: False)
+        set_precision(encoder, "exact")
+        with torch.inference_mode():
+            expected = encoder(make_pack(windows))
+        monkeypatch.setattr(products, "on_gpu", lambda x: True)
+        set_precision(encoder, precision)
+        with torch.inference_mode():
+            found = encoder(make_pack(windows))
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours.dtype == torch.float32
+            assert not torch.equal(ours, theirs)  # it was in 16 bits
+            assert torch.cosine_similarity(ours, theirs).min() > 0.999
+        # Copies of weights are made anew when those have changed.
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
