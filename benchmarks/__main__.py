@@ -36,11 +36,11 @@ def main(
     commands: dict[str, tuple[str, list[str]]] = {
         "load_embedded": ("load_embedded", []),
         "encoder": ("encoder", ["--runs", "2"]),
-        "encoder_large": ("encoder", ["--size", "large", "--runs", "1", "--times", "0.25"]),
+        "encoder_large": ("encoder", ["--size", "large", "--runs", "2", "--times", "0.25"]),
         "products": ("products", []),
         "pipeline": ("pipeline", [str(texts), "--runs", "2", "--words", "10000"]),
         "ner_speed": ("ner_speed", ["paper", "fast", "embedded", "--docs", "8", "--runs", "1"]),
-        "precision": ("precision", [str(labelled), "--limit", "100"]),
+        "precision": ("precision", [str(labelled), "--limit", "60"]),
         "growth": ("growth", [str(texts), "--runs", "1", "--picture", picture]),
     }
     if pieces is not None:

@@ -154,6 +154,8 @@ class Pack:
         word_lengths, entity_lengths = np.diff(self.word_starts), np.diff(self.entity_starts)
         lengths = word_lengths + entity_lengths
         n_windows, length = len(lengths), int(lengths.max())
+        if n_windows > 1:
+            length = next_step(length)
         first = np.arange(n_windows) * length
         slots = np.concatenate(
             [
@@ -309,3 +311,10 @@ def to_device(arrays: Sequence[NDArray], device: torch.device) -> list[Tensor]:
 def _counted(starts: Ints) -> Ints:
     """0, 1, … in each run."""
     return np.arange(starts[-1]) - np.repeat(starts[:-1], np.diff(starts))
+
+
+def next_step(n: int) -> int:
+    """n or a little more, at most a sixteenth: one of 16 numbers between each power of two and the
+    next. What is prepared for each number is prepared for few."""
+    step = 1 << max((n - 1).bit_length() - 5, 0)
+    return n + -n % step

@@ -29,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .packs import next_step
+
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 # In smaller products, counted in multiplications, oneDNN takes longer to begin than it saves.
@@ -117,6 +119,10 @@ class Linear(nn.Linear):
         alone = not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
         return HALVES.get(self.precision) if alone and on_gpu(x) else None
 
+    def computes_bf16(self, x: Tensor) -> bool:
+        """Whether prediction on a CPU is no more exact than bfloat16, and bfloat16 fast."""
+        return self._precision_for(x) in ("bf16", "int8") and "bf16" in cpu_products()
+
     def result_dtype(self, x: Tensor) -> torch.dtype:
         """Of what `forward` gives on a GPU."""
         kind = x.device.type
@@ -173,8 +179,7 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def fill_up(x: Tensor) -> Tensor:
     """[N, in] -> [N + some, in], with rows of zeros: at most a sixteenth more."""
-    step = 1 << max((len(x) - 1).bit_length() - 5, 0)
-    more = -len(x) % step
+    more = next_step(len(x)) - len(x)
     return F.pad(x, (0, 0, 0, more)) if more else x
 
 

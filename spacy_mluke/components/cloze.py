@@ -18,7 +18,7 @@ from spacy.tokens.span_group import SpanGroup
 from spacy.training import Example
 from spacy.vocab import Vocab
 
-from ..config import EMBEDDED
+from ..config import EMBEDDED, PRETRAINED
 from ..kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
 from ..tokenization import Ints
 from ..training import MLukeShim
@@ -127,8 +127,9 @@ class MLukeCloze(KnowledgePipe):
             raise ValueError(
                 f"{self.name}: the checkpoint {self.shim.source!r} has no heads for masked words "
                 f"and masked entities (its heads: {', '.join(config.heads) or 'none'}). Set "
-                "checkpoint to one that has those of pretraining (LukeForMaskedLM), such as "
-                "'studio-ousia/mluke-base', or to one that `python -m spacy_mluke pretrain` made"
+                "checkpoint to one that has those of pretraining (LukeForMaskedLM): "
+                f"{PRETRAINED!r}, one such as 'studio-ousia/mluke-base', or one that "
+                "`python -m spacy_mluke pretrain` made"
             )
         if "<mask>" not in self.shim.checkpoint.pieces.special:
             raise ValueError(
