@@ -317,10 +317,10 @@ def freeze(model: MLuke, what: str | None) -> None:
     "encoder" only that head and the entity table. Heads that are not for pretraining stay as they
     are."""
     trained = {"words": ("luke.entity_embeddings.", HEAD), "encoder": (TABLE, HEAD)}
-    idle = ("luke.pooler.", "classifier.", "ner.")
+    whole = ("luke.", "lm_head.", HEAD)
     for name, parameter in model.named_parameters():
-        chosen = name.startswith(trained[what]) if what else not name.startswith(idle)
-        parameter.requires_grad_(chosen)
+        chosen = name.startswith(trained[what] if what else whole)
+        parameter.requires_grad_(chosen and not name.startswith("luke.pooler."))
 
 
 class SpecialRows:
