@@ -28,10 +28,8 @@ class Runs:
 
     @classmethod
     def from_starts(cls, starts: Ints, device: torch.device) -> Runs:
-        on_host = torch.from_numpy(starts.astype(np.int32))
-        if device.type == "cuda":
-            on_host = on_host.pin_memory()
-        return cls(on_host.to(device, non_blocking=True), int(np.diff(starts).max(initial=0)))
+        (on_device,) = to_device([starts.astype(np.int32)], device)
+        return cls(on_device, int(np.diff(starts).max(initial=0)))
 
     def head(self, n: int) -> Runs:
         """The first n runs."""
@@ -183,11 +181,6 @@ class Pack:
     @property
     def entity_places(self) -> Tensor:
         return self._block[2]
-
-    @cached_property
-    def words(self) -> Runs:
-        """The word pieces, window by window."""
-        return Runs.from_starts(self.word_starts, self.pieces.device)
 
     @cached_property
     def runs(self) -> Runs:

@@ -59,6 +59,14 @@ class Packed:
             self.parts, self.of = pack(), now
         return self.parts
 
+    def cast(self, module: nn.Linear | nn.LayerNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a module in another type."""
+        weight, bias = module.weight, module.bias
+        found: tuple[Tensor, Tensor] = self.get(
+            lambda: (weight.detach().to(dtype), bias.detach().to(dtype)), weight, bias
+        )
+        return found
+
     def drop(self) -> None:
         self.of, self.parts = [], None
 
@@ -73,11 +81,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype or torch.is_grad_enabled():
             return super().forward(x)
-        weight, bias = self._packed.get(
-            lambda: (self.weight.detach().to(x.dtype), self.bias.detach().to(x.dtype)),
-            self.weight,
-            self.bias,
-        )
+        weight, bias = self._packed.cast(self, x.dtype)
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
@@ -92,12 +96,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[N, in] -> [N, out], float32 or, if products are so, in 16 bits."""
         if half := self.half_dtype(x):
-            weight, bias = self._packed.get(
-                lambda: (self.weight.detach().to(half), self.bias.detach().to(half)),
-                self.weight,
-                self.bias,
-            )
-            return F.linear(x.to(half), weight, bias)
+            return F.linear(x.to(half), *self._packed.cast(self, half))
         precision = self._precision_for(x)
         if precision == "bf16":
             weight, bias = self._packed.get(self._pack_bf16, self.weight, self.bias)

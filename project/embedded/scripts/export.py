@@ -1,4 +1,5 @@
-"""Write the checkpoint that ships: the trained one, in float16, without what was for pretraining.
+"""Write a checkpoint that ships: the trained one, in float16, and for the one that finds entities
+without what was for pretraining.
 
 The encoder that finds entities has lost much of what pretraining taught it of single ones
 (docs/pretraining.md): a masked entity head over it makes links no better than none.
@@ -19,13 +20,16 @@ LANGUAGES = ["ar", "bn", "de", "el", "en", "es", "fi", "fr", "hi", "id", "it", "
              "ko", "nl", "pl", "pt", "ru", "sv", "sw", "te", "th", "tr", "vi", "zh"]  # fmt: skip
 
 
-def main(trained: Path, output: Path) -> None:
+def main(trained: Path, output: Path, keep_heads: bool = False) -> None:
     """Write it.
 
     trained: checkpoint folder.
     output: checkpoint folder to write.
+    keep_heads: keep the heads and the rows of entities of pretraining.
     """
-    checkpoint = without_pretraining(load_checkpoint(trained))
+    checkpoint = load_checkpoint(trained)
+    if not keep_heads:
+        checkpoint = without_pretraining(checkpoint)
     checkpoint.config.other["languages"] = LANGUAGES
     save_checkpoint(checkpoint, output, dtype=torch.float16)
     size = sum(path.stat().st_size for path in output.iterdir())
