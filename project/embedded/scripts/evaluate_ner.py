@@ -2,9 +2,7 @@
 
 A prediction is right if its first and last character and its label are those of a gold mention.
 Many sets do not annotate all four types: only the labels that occur in the gold mentions of a set
-count, in gold and predictions. Predictions are read from `doc.ents`; where no component of a
-pipeline sets them and it has a `spancat`, from the span group of that, all of it, even if spans
-overlap.
+count, in gold and predictions.
 
 Means are taken apart for languages that have a set in `ner/train` and those that have none. Speed
 is given by the clock, and by CPU time, which other processes on the machine disturb less.
@@ -21,9 +19,10 @@ from typing import Annotated, Any, NamedTuple
 
 import spacy
 import typer
+from comparison import load_pipeline, make_reader, make_table, parse_pipelines, percent
 from spacy.language import Language
 from spacy.scorer import PRFScore
-from spacy.tokens import Doc, DocBin, SpanGroup
+from spacy.tokens import Doc, DocBin, Span
 from tqdm import tqdm
 from wasabi import msg
 
@@ -52,12 +51,14 @@ class GoldSet(NamedTuple):
 
 def main(
     corpus: Annotated[Path, typer.Argument(help="Folder that prepare.py wrote", exists=True)],
-    pipelines: Annotated[list[str], typer.Argument(help="NAME=PATH of each pipeline")],
+    pipelines: Annotated[
+        list[str], typer.Argument(help="NAME=PATH of each pipeline, or NAME=CHECKPOINT")
+    ],
     output: Annotated[Path | None, typer.Option(help="Markdown to write, and JSON beside")] = None,
     limit: Annotated[int, typer.Option(help="Most documents of one set, 0 for all")] = 500,
 ) -> None:
     """Score the pipelines on every file of dev/ and eval/."""
-    paths = dict(pipeline.split("=", 1) for pipeline in pipelines)
+    paths = parse_pipelines(pipelines)
     if output:
         # Not only after an hour of work
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def main(
     results: dict[str, list[dict[str, Any]]] = {}
     speeds: dict[str, list[float]] = {}
     for name, path in paths.items():
-        nlp = spacy.load(path)
+        nlp = load_pipeline(path)
         # What is loaded at first use is not timed
         nlp(sets[0].texts[0])
         results[name] = [_score(nlp, gold) for gold in tqdm(sets, desc=name)]
@@ -125,35 +126,22 @@ def _hash(doc: Doc) -> str:
     return hashlib.md5(doc.text.encode("utf8"), usedforsecurity=False).hexdigest()
 
 
-def _get_mentions(spans: Iterable[Any], labels: list[str]) -> set[Mention]:
+def _get_mentions(spans: Iterable[Span], labels: list[str]) -> set[Mention]:
     # Characters, not tokens: a pipeline may have a tokenizer of its own
     return {
         (span.start_char, span.end_char, span.label_) for span in spans if span.label_ in labels
     }
 
 
-def _get_spans_key(nlp: Language) -> str | None:
-    """Get the key of the span group to read, None for doc.ents."""
-    if any("doc.ents" in nlp.get_pipe_meta(name).assigns for name in nlp.pipe_names):
-        return None
-    for name in nlp.pipe_names:
-        if nlp.get_pipe_meta(name).factory in ("spancat", "spancat_singlelabel"):
-            return str(nlp.get_pipe_config(name)["spans_key"])
-    return None
-
-
 def _score(nlp: Language, gold: GoldSet) -> dict[str, Any]:
-    spans_key = _get_spans_key(nlp)
+    read = make_reader(nlp)
     start, cpu_start = time.perf_counter(), time.process_time()
     docs = list(nlp.pipe(gold.texts))
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     total = PRFScore()
     by_label = {label: PRFScore() for label in gold.labels}
     for doc, mentions in zip(docs, gold.mentions, strict=True):
-        spans: Iterable[Any] = doc.ents
-        if spans_key is not None:
-            spans = doc.spans.get(spans_key, SpanGroup(doc))
-        found = _get_mentions(spans, gold.labels)
+        found = _get_mentions(read(doc), gold.labels)
         total.score_set(found, mentions)
         for label, score in by_label.items():
             score.score_set(
@@ -183,9 +171,9 @@ def _report(
         indices = [i for i, gold in enumerate(sets) if gold.part == part]
         rows = []
         for i in indices:
-            cells = [_percent(result[i]["f"]) for result in results.values()]
+            cells = [percent(result[i]["f"]) for result in results.values()]
             rows.append([sets[i].language, sets[i].name, f"{sets[i].size:,}", *cells])
-        table = _make_table(["Language", "Set", "Entities", *results], rows)
+        table = make_table(["Language", "Set", "Entities", *results], rows)
         sections.append(f"### {part}\n\n{title}. F1.\n\n{table}")
         for group, known in (("with", True), ("without", False)):
             chosen = [i for i in indices if (sets[i].language in trained) == known]
@@ -197,27 +185,18 @@ def _report(
                 by_language: dict[str, list[float]] = {language: [] for language in counts}
                 for i in chosen:
                     by_language[sets[i].language].append(result[i]["f"])
-                means["sets"].append(_percent(mean(result[i]["f"] for i in chosen)))
-                means["languages"].append(_percent(mean(map(mean, by_language.values()))))
+                means["sets"].append(percent(mean(result[i]["f"] for i in chosen)))
+                means["languages"].append(percent(mean(map(mean, by_language.values()))))
             for over, size in (("sets", len(chosen)), ("languages", len(counts))):
                 summary.append([part, f"{group} training data", f"{size} {over}", *means[over]])
-    table = _make_table(["Part", "Languages", "Mean over", *results], summary)
+    table = make_table(["Part", "Languages", "Mean over", *results], summary)
     sections.append(f"### Means\n\nF1.\n\n{table}")
     rows = [
         [clock, *(f"{speed[i]:,.0f}" for speed in speeds.values())]
         for i, clock in enumerate(CLOCKS.values())
     ]
-    sections.append("### Words per second\n\n" + _make_table(["Time", *speeds], rows))
+    sections.append("### Words per second\n\n" + make_table(["Time", *speeds], rows))
     return "\n\n".join(sections) + "\n"
-
-
-def _percent(score: float) -> str:
-    return f"{100 * score:.1f}"
-
-
-def _make_table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":
