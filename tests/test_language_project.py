@@ -27,8 +27,8 @@ MARKS = re.compile(r"<!-- WEASEL: AUTO-GENERATED DOCS START.*?DOCS END[^>]*>", r
 FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, PROJECT / "scripts" / f"{name}.py")
+def load_script(name: str, project: Path = PROJECT) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, project / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -38,7 +38,7 @@ from .sharding import (
     shard_entities,
     sharded_parameters,
 )
-from .start import finish_specials
+from .special_rows import finish_specials
 from .storage import Corpus
 
 # With more entities, several processes share the entity table out (256 columns: 64 MiB).

@@ -13,17 +13,23 @@ from ..checkpoint import CONFIG
 from ..config import MLukeConfig
 from ..heads import MLuke
 from ..weights import WORD_BIAS, WORDS, read_weights
+from .bert import BERT_NAMES, bert_as_roberta
 
 
-def read_roberta(folder: Path, config: MLukeConfig) -> tuple[dict[str, Tensor], set[str]]:
+def read_roberta(
+    folder: Path, config: MLukeConfig, kind: str
+) -> tuple[dict[str, Tensor], set[str]]:
     """The weights that (m)LUKE has too, by its names, and the names of the rest.
 
-    config: what the checkpoint is to be, with as many word pieces as the folder has.
+    config: what the checkpoint is to be, with as many word pieces and layers as the folder has;
+        without a masked word head, that of the folder is of the rest.
+    kind: the model type that its config.json states.
     RAISES (ValueError): If shapes are not those of the config; names some.
     """
-    tensors = {}
-    for key, tensor in read_weights(folder).tensors.items():
-        tensors[f"luke.{key[8:]}" if key.startswith("roberta.") else key] = tensor
+    names = BERT_NAMES if kind == "bert" else {"roberta.": "luke."}
+    tensors = {_rename(key, names): t for key, t in read_weights(folder).tensors.items()}
+    if kind == "bert":
+        tensors = bert_as_roberta(tensors, config)
     for buffer in ("position_ids", "token_type_ids"):
         tensors.pop(f"luke.embeddings.{buffer}", None)
     decoder = tensors.pop("lm_head.decoder.weight", None)
@@ -33,7 +39,9 @@ def read_roberta(folder: Path, config: MLukeConfig) -> tuple[dict[str, Tensor], 
     with torch.device("meta"):
         model = MLuke(config, pooler=any(key.startswith("luke.pooler.") for key in tensors))
     parts = ["luke.embeddings.", "luke.encoder.", "luke.pooler."]
-    if any(key.startswith("lm_head.") for key in tensors):
+    if model.lm_head is None:
+        decoder = None  # and so are its other weights left out
+    elif any(key.startswith("lm_head.") for key in tensors):
         parts.append("lm_head.")
     else:
         warnings.warn(
@@ -50,7 +58,7 @@ def read_roberta(folder: Path, config: MLukeConfig) -> tuple[dict[str, Tensor], 
         ]
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(
-            f"{folder}: the weights do not have the shapes of a RoBERTa with its {CONFIG}: "
+            f"{folder}: the weights do not have the shapes that {CONFIG} states: "
             f"{'; '.join(problems[:3])}{more}"
         )
     if decoder is not None and not torch.equal(decoder, tensors[WORDS]):
@@ -60,6 +68,14 @@ def read_roberta(folder: Path, config: MLukeConfig) -> tuple[dict[str, Tensor], 
             stacklevel=5,
         )
     return {key: tensors[key] for key in expected}, tensors.keys() - expected.keys()
+
+
+def _rename(key: str, names: Mapping[str, str]) -> str:
+    """names: beginnings of names -> what is in their place."""
+    for start, other in names.items():
+        if key.startswith(start):
+            return other + key.removeprefix(start)
+    return key
 
 
 def _shapes(tensors: Mapping[str, Tensor], parts: Iterable[str]) -> dict[str, tuple[int, ...]]:

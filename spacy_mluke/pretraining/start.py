@@ -1,4 +1,4 @@
-"""What pretraining starts from: a checkpoint with a masked word and a masked entity head.
+"""What pretraining, or fine-tuning, starts from: a checkpoint, most of which another one gives.
 
 There are three ways: random weights; the words of a RoBERTa-like checkpoint, as mLUKE began with
 XLM-R; or a (m)LUKE checkpoint that goes on with another entity vocabulary. Whatever cannot be taken
@@ -12,16 +12,10 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from typing import Any, Literal, get_args
 
 from ..checkpoint import CONFIG, SHIPPED, Checkpoint, load_checkpoint, new_checkpoint
 from ..config import EntityAttention, MLukeConfig, PieceLayout
@@ -30,55 +24,54 @@ from ..hub import resolve_source
 from ..kb.vocabulary import SPECIAL_TOKENS, EntityVocabulary
 from ..piece_models import SENTENCEPIECE_FILE, guess_layout
 from ..tokenization import PieceTokenizer
-from ..weights import TABLE, TABLE_BIAS, WORD_BIAS, WORDS
+from ..weights import TABLE, TABLE_BIAS
+from .bert import bert_as_roberta_config
+from .entity_start import EntityInit, copy_words, take_entities
+from .layers import take_layers
 from .roberta import read_roberta
+from .special_rows import copy_markers
+from .start_parts import Start, describe_start, fill, module_names
 
 Entities = EntityVocabulary | Mapping[str, int]
+Heads = Literal["pretraining", "none"]
 
-ROBERTA_TYPES = ("roberta", "xlm-roberta")
-# What RoBERTa's config.json and ours have in common, with the same meaning.
-_ROBERTA_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                 "intermediate_size", "hidden_act", "hidden_dropout_prob",
-                 "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
-                 "initializer_range", "layer_norm_eps", "pad_token_id", "bos_token_id",
-                 "eos_token_id")  # fmt: skip
+_ARCHITECTURES = {"pretraining": ("LukeForMaskedLM",), "none": ("LukeModel",)}
+WORD_TYPES = ("roberta", "xlm-roberta", "bert")
+# What their config.json and ours have in common, with the same meaning.
+_WORD_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+              "intermediate_size", "hidden_act", "hidden_dropout_prob",
+              "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
+              "initializer_range", "layer_norm_eps", "pad_token_id", "bos_token_id",
+              "eos_token_id")  # fmt: skip
 _NEW_ENTITY_WIDTH = 256  # of every released checkpoint
 
-# The beginnings of names of weights, the first that fits counts -> the part they belong to.
-PARTS = {
-    "luke.embeddings.": "word embeddings",
-    "luke.encoder.": "layers",
-    "luke.pooler.": "pooler",
-    TABLE: "entity table",
-    "luke.entity_embeddings.": "entity embeddings",
-    "lm_head.": "masked word head",
-    "entity_predictions.": "masked entity head",
-}
-
-_BATCH = 65_536  # keys, and rows of a table, that are looked at at a time
+_OF_ENTITIES = ("luke.entity_embeddings.", "entity_predictions.")
 
 
 @dataclass(frozen=True)
-class Start:
-    """A checkpoint to pretrain, and what of it is new.
+class _Wanted:
+    """What is asked of the checkpoint that is to be made, as in `start_from`."""
 
-    checkpoint: float32, on the CPU, in evaluation mode; every weight can be trained.
-    taken, new: part of the model -> number of its weights that were taken over, and that are new.
-    entities_taken: entities whose rows were taken over, among them special ones.
-    left_out: modules that the other checkpoint has besides, such as classification heads.
-    """
+    entities: EntityVocabulary
+    layers: Sequence[int] | None
+    architectures: tuple[str, ...]
+    entity_init: EntityInit | None
+    entity_emb_size: int | None
+    entity_attention: EntityAttention | None
+    seed: int
 
-    checkpoint: Checkpoint
-    taken: dict[str, int]
-    new: dict[str, int]
-    entities_taken: int = 0
-    left_out: tuple[str, ...] = ()
+    def new_entity_width(self, hidden_size: int) -> int:
+        """Where no entities are taken over."""
+        if self.entity_emb_size is not None:
+            return self.entity_emb_size
+        return hidden_size if self.entity_init == "words" else _NEW_ENTITY_WIDTH
 
 
 def start_from_scratch(
     pieces: str | Path,
-    entities: Entities,
+    entities: Entities | None = None,
     *,
+    heads: Heads = "pretraining",
     hidden_size: int = 768,
     num_hidden_layers: int = 12,
     num_attention_heads: int = 12,
@@ -91,13 +84,13 @@ def start_from_scratch(
     """Start from random weights.
 
     pieces: a folder with `sentencepiece.bpe.model`, whose pieces are numbered as XLM-R's are.
-    entities: the entity vocabulary, key -> id, in which [PAD], [UNK], [MASK], [MASK2] are 0 to 3.
+    entities, heads: as in `start_from`.
     hidden_size ... entity_attention: as in `MLukeConfig`; the defaults are mLUKE-base's.
     seed: of the weights.
     RAISES (FileNotFoundError): If there is no tokenizer. (ValueError): If it, the entity vocabulary
         or the shape is not one that works; says why.
     """
-    vocabulary, folder = _check_vocabulary(entities), Path(pieces)
+    vocabulary, folder = _check_vocabulary(entities, heads), Path(pieces)
     if not (folder / SENTENCEPIECE_FILE).is_file():
         raise FileNotFoundError(
             f"{folder} has no {SENTENCEPIECE_FILE}: give the folder of a tokenizer as XLM-R's"
@@ -114,7 +107,7 @@ def start_from_scratch(
         type_vocab_size=1,
         layer_norm_eps=1e-5,
         use_entity_aware_attention=False,
-        architectures=("LukeForMaskedLM",),
+        architectures=_ARCHITECTURES[heads],
         piece_layout="fairseq",
         entity_attention=entity_attention,
     )
@@ -122,14 +115,17 @@ def start_from_scratch(
     checkpoint = new_checkpoint(config, folder, vocabulary.special, seed=seed)
     checkpoint.entities = vocabulary
     _name_tokenizer(checkpoint.pieces)
-    return _start(checkpoint, Counter())
+    return describe_start(checkpoint, Counter())
 
 
 def start_from(
     source: str | Path,
-    entities: Entities,
+    entities: Entities | None = None,
     *,
     revision: str | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Heads = "pretraining",
+    entity_init: EntityInit | None = None,
     entity_emb_size: int | None = None,
     entity_attention: EntityAttention | None = None,
     seed: int = 0,
@@ -143,6 +139,10 @@ def start_from(
     (luke/utils/convert_luke_to_huggingface_model.py); here the weights have their final shape from
     the start. In a `tokenizer.json` it stands which special pieces there are, and none is added.
 
+    From a BERT whose word pieces are XLM-R's (`sentencepiece.bpe.model`), such as
+    multilingual-e5-small: the same; of its token types the first one, which text without a second
+    part has. Rows past the vocabulary, to which its table is padded, are left out.
+
     From LUKE or mLUKE: everything is taken over but the rows of entities, and their biases, that
     are not in the old vocabulary, and classification heads. Entities are the same if they share a
     key ("en:Tokyo", "Q1490", "[MASK]"); if several ids of the old vocabulary have keys of one
@@ -150,112 +150,131 @@ def start_from(
     drawn, with a warning. The old table stays in its file, mapped: rows are gathered in parts.
 
     source: folder in Hugging Face layout, hub name, or "embedded".
-    entities: the entity vocabulary, key -> id, in which [PAD], [UNK], [MASK], [MASK2] are 0 to 3.
+    entities: the entity vocabulary, key -> id, in which [PAD], [UNK], [MASK], [MASK2] are 0 to 3;
+        without heads it may be None, for these alone.
     revision: branch, tag or commit, for hub names.
-    entity_emb_size: width of the entity table, by default 256; a (m)LUKE checkpoint has its own.
+    layers: numbers of the layers to take, from 0 on, in their new order; one may come several
+        times. None takes all.
+    heads: "pretraining" for a masked word and a masked entity head, "none" for a checkpoint that is
+        only fine-tuned.
+    entity_init: how what belongs to entities begins, of which nothing is taken over then: "random"
+        as in the reference; "words" with positions, types and norm as the words' are, and, if the
+        entity table is as wide as the layers, [MASK] as `<mask>`. None takes over what a (m)LUKE
+        checkpoint has, and is "random" for others.
+    entity_emb_size: width of the entity table, by default 256, and with entity_init "words" that of
+        the layers; where entities are taken over, they have their own.
     entity_attention: as in `MLukeConfig`; by default "full", or what a (m)LUKE checkpoint says.
     seed: of what is drawn.
-    RAISES (FileNotFoundError, ConnectionError): If it cannot be had. (ValueError): If it is not
-        RoBERTa-like and not (m)LUKE, is not whole, or its files do not fit together; says where.
+    RAISES (FileNotFoundError, ConnectionError): If it cannot be had. (ValueError): If it is none of
+        these, is not whole, or its files do not fit together; says where.
     """
-    vocabulary = _check_vocabulary(entities)
+    vocabulary = _check_vocabulary(entities, heads)
+    if entity_init not in (None, *get_args(EntityInit)):
+        raise ValueError(f"entity_init is {entity_init!r}; known are {get_args(EntityInit)}")
+    wanted = _Wanted(
+        vocabulary,
+        layers,
+        _ARCHITECTURES[heads],
+        entity_init,
+        entity_emb_size,
+        entity_attention,
+        seed,
+    )
     if str(source) in SHIPPED:
         old = load_checkpoint(source, revision, map_entities=True)
     else:
         folder = resolve_source(source, revision, vocabulary=False)
         data = _read_config(folder)
         kind = data.get("model_type")
-        if kind in ROBERTA_TYPES:
-            values = {key: data[key] for key in _ROBERTA_KEYS if key in data}
-            width = _NEW_ENTITY_WIDTH if entity_emb_size is None else entity_emb_size
-            values |= {"entity_emb_size": width, "entity_attention": entity_attention or "full"}
-            return _start_from_roberta(folder, str(source), kind, values, vocabulary, seed)
+        if kind in WORD_TYPES:
+            return _start_from_words(folder, str(source), data, wanted)
         if kind != "luke":
             raise ValueError(
                 f"{source}: model_type is {kind!r}, but pretraining starts from "
-                f"{', '.join(ROBERTA_TYPES)} or luke, which mLUKE is too"
+                f"{', '.join(WORD_TYPES)} or luke, which mLUKE is too"
             )
         old = load_checkpoint(folder, map_entities=True)
         old.source = str(source)
-    if entity_emb_size not in (None, old.config.entity_emb_size):
-        raise ValueError(
-            f"{source}: entity_emb_size is {old.config.entity_emb_size}, so rows of "
-            f"{entity_emb_size} cannot be taken over; leave it out"
-        )
-    return _start_from_luke(old, vocabulary, entity_attention, seed)
+    return _start_from_luke(old, wanted)
 
 
-# -- from RoBERTa ----------------------------------------------------------------------------------
+# -- from RoBERTa, or a BERT that amounts to one ---------------------------------------------------
 
 
-def _start_from_roberta(
-    folder: Path,
-    source: str,
-    kind: str,
-    values: Mapping[str, Any],
-    vocabulary: EntityVocabulary,
-    seed: int,
-) -> Start:
-    """kind: its model type. values: for `MLukeConfig`."""
+def _start_from_words(folder: Path, source: str, data: dict[str, Any], wanted: _Wanted) -> Start:
+    """data: the content of its config.json."""
+    kind = data["model_type"]
+    if kind == "bert":
+        data = bert_as_roberta_config(data, folder)
     layout: PieceLayout = "fairseq"
-    if kind != "xlm-roberta" or not (folder / SENTENCEPIECE_FILE).is_file():
+    if kind == "roberta" or not (folder / SENTENCEPIECE_FILE).is_file():
         layout = guess_layout(folder)
+    values = {key: data[key] for key in _WORD_KEYS if key in data}
     try:
         own = MLukeConfig(
             **values,
-            entity_vocab_size=len(vocabulary),
+            entity_emb_size=wanted.new_entity_width(
+                values.get("hidden_size", MLukeConfig.hidden_size)
+            ),
+            entity_vocab_size=len(wanted.entities),
             use_entity_aware_attention=False,
-            architectures=("LukeForMaskedLM",),
+            architectures=wanted.architectures,
             piece_layout=layout,
+            entity_attention=wanted.entity_attention or "full",
         )
     except (TypeError, ValueError) as err:
         raise ValueError(f"{folder / CONFIG}: {err}") from None
     pieces = PieceTokenizer.from_folder(folder, own)
-    tensors, rest = read_roberta(folder, own)
+    tensors, rest = read_roberta(folder, own, kind)
     # A fairseq tokenizer numbers <ent> and <ent2> whether there are rows for them or not.
     config = replace(own, vocab_size=pieces.sizes[-1])
+    if wanted.layers is not None:
+        tensors = take_layers(tensors, wanted.layers, own.num_hidden_layers, source)
+        config = replace(config, num_hidden_layers=len(wanted.layers))
     model = MLuke(config, pooler="luke.pooler.dense.weight" in tensors)
-    init_model(model, seed)
-    counts = _fill(model, tensors)
+    init_model(model, wanted.seed)
+    counts = fill(model, tensors)
     if config.vocab_size > own.vocab_size:
-        _copy_markers(model, pieces)
+        copy_markers(model, pieces)
+    if wanted.entity_init == "words":
+        counts += copy_words(model, pieces)
     if layout == "fairseq":
         _name_tokenizer(pieces)
-    checkpoint = Checkpoint(config, model.eval(), pieces, vocabulary, f"started from {source}")
-    return _start(checkpoint, counts, left_out=_modules(rest))
-
-
-def _copy_markers(model: MLuke, pieces: PieceTokenizer) -> None:
-    from sentencepiece import SentencePieceProcessor
-
-    processor = SentencePieceProcessor(model_proto=pieces.files[SENTENCEPIECE_FILE])
-    weights = model.state_dict()
-    for marker, copied in (("<ent>", "@"), ("<ent2>", "#")):
-        piece = processor.piece_to_id(copied)
-        if piece != processor.unk_id():  # else it stays as it was drawn
-            for name in (WORDS, WORD_BIAS):
-                weights[name][pieces.special[marker]] = weights[name][piece + 1]  # fairseq
+    checkpoint = Checkpoint(config, model.eval(), pieces, wanted.entities, f"started from {source}")
+    return describe_start(checkpoint, counts, left_out=module_names(rest))
 
 
 # -- from (m)LUKE ----------------------------------------------------------------------------------
 
 
-def _start_from_luke(
-    old: Checkpoint,
-    vocabulary: EntityVocabulary,
-    entity_attention: EntityAttention | None,
-    seed: int,
-) -> Start:
-    if old.model.entity_predictions is None:  # then there is no masked word head either
+def _start_from_luke(old: Checkpoint, wanted: _Wanted) -> Start:
+    has_heads = old.model.entity_predictions is not None  # both or none
+    if not has_heads and wanted.architectures == _ARCHITECTURES["pretraining"]:
         warnings.warn(
             f"{old.source}: the checkpoint has no masked word and no masked entity head, so they "
             "are new; one that was saved with LukeForMaskedLM has them",
             stacklevel=3,
         )
+    keeps_entities = wanted.entity_init is None
+    width = old.config.entity_emb_size
+    if not keeps_entities:
+        width = wanted.new_entity_width(old.config.hidden_size)
+    elif wanted.entity_emb_size not in (None, width):
+        raise ValueError(
+            f"{old.source}: entity_emb_size is {width}, so rows of {wanted.entity_emb_size} cannot "
+            "be taken over; leave it out"
+        )
+    tensors = old.model.state_dict()
+    count = old.config.num_hidden_layers
+    if wanted.layers is not None:
+        tensors = take_layers(tensors, wanted.layers, count, old.source)
+        count = len(wanted.layers)
     config = replace(
         old.config,
-        entity_vocab_size=len(vocabulary),
-        architectures=("LukeForMaskedLM",),
+        num_hidden_layers=count,
+        entity_vocab_size=len(wanted.entities),
+        entity_emb_size=width,
+        architectures=wanted.architectures,
         piece_layout=old.pieces.layout,
         # What is true of classification heads, which are not taken over.
         labels=(),
@@ -266,74 +285,43 @@ def _start_from_luke(
         classifier_bias=False,
         piece_convention="context",
         hide_entities=False,
-        entity_attention=entity_attention or old.config.entity_attention,
+        entity_attention=wanted.entity_attention or old.config.entity_attention,
     )
     model = MLuke(config, pooler=old.encoder.pooler is not None)
-    init_model(model, seed)
-    by_row = {TABLE: old.encoder.entity_table.rows}
-    if old.model.entity_predictions is not None:
-        by_row[TABLE_BIAS] = old.model.entity_predictions.bias.detach()
-    tensors = old.model.state_dict()
+    init_model(model, wanted.seed)
     weights = model.state_dict()
-    counts = _fill(model, {k: v for k, v in tensors.items() if k in weights and k not in by_row})
-    ids, rows = _match_entities(vocabulary, old.entities)
-    for begin in range(0, len(ids), _BATCH):
-        to, at = (torch.from_numpy(part[begin : begin + _BATCH]) for part in (ids, rows))
-        for name, values in by_row.items():
-            weights[name][to] = values[at].to(torch.float32)
-    for name, values in by_row.items():
-        counts[name] = len(ids) * values[0].numel()
-    left_out = _modules(tensors.keys() - weights.keys())
-    started = Checkpoint(config, model.eval(), old.pieces, vocabulary, f"started from {old.source}")
-    return _start(started, counts, entities_taken=len(ids), left_out=left_out)
-
-
-def _match_entities(
-    new: EntityVocabulary, old: EntityVocabulary
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The ids of entities that are in both vocabularies, int64[n]: in the new and in the old."""
-    rows = np.full(len(new), -1, np.int64)
-    items = new.items()
-    while batch := list(islice(items, _BATCH)):
-        ids = np.array([i for _, i in batch], np.int64)
-        found = old.ids([key for key, _ in batch])
-        is_first = (found >= 0) & (rows[ids] < 0)
-        # Of several assignments to one place the last one stays, which is to be the first key.
-        rows[ids[is_first][::-1]] = found[is_first][::-1]
-    mask2 = new.special["[MASK2]"]
-    if rows[mask2] < 0:
-        rows[mask2] = old.special["[MASK]"]
-    ids = np.flatnonzero(rows >= 0)
-    return ids, rows[ids]
-
-
-# -- special rows ----------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def finish_specials(checkpoint: Checkpoint) -> None:
-    """Make `<ent>`, `<ent2>` and [MASK2] the copies that they are at the beginning, in place.
-
-    No training sequence has them, so all that pretraining does to their rows is to push them away;
-    the reference adds them after pretraining
-    (luke/utils/convert_luke_to_huggingface_model.py).
-    """
-    model, special = checkpoint.model, checkpoint.entities.special
-    if checkpoint.pieces.layout == "fairseq" and "<ent>" in checkpoint.pieces.special:
-        _copy_markers(model, checkpoint.pieces)
-    weights = model.state_dict()
-    if "[MASK2]" in special and TABLE in weights:
-        for name in (TABLE, TABLE_BIAS):
-            weights[name][special["[MASK2]"]] = weights[name][special["[MASK]"]]
+    aside = (TABLE, TABLE_BIAS) if keeps_entities else _OF_ENTITIES
+    counts = fill(
+        model, {k: v for k, v in tensors.items() if k in weights and not k.startswith(aside)}
+    )
+    entities_taken = 0
+    if keeps_entities:
+        rows, entities_taken = take_entities(model, wanted.entities, old)
+        counts += rows
+    elif wanted.entity_init == "words":
+        counts += copy_words(model, old.pieces)
+    left_out = {name for name in tensors.keys() - weights.keys() if not name.startswith("luke.")}
+    started = Checkpoint(
+        config, model.eval(), old.pieces, wanted.entities, f"started from {old.source}"
+    )
+    return describe_start(started, counts, entities_taken, module_names(left_out))
 
 
 # -- all -------------------------------------------------------------------------------------------
 
 
-def _check_vocabulary(entities: Entities) -> EntityVocabulary:
+def _check_vocabulary(entities: Entities | None, heads: Heads) -> EntityVocabulary:
+    if heads not in _ARCHITECTURES:
+        raise ValueError(f"heads is {heads!r}; known are {get_args(Heads)}")
+    expected = {name: i for i, name in enumerate(SPECIAL_TOKENS)}
+    if entities is None:
+        if heads != "none":
+            raise ValueError(
+                "the masked entity head needs an entity vocabulary: give one, or have no heads"
+            )
+        entities = expected
     if not isinstance(entities, EntityVocabulary):
         entities = EntityVocabulary.from_dict(entities)
-    expected = {name: i for i, name in enumerate(SPECIAL_TOKENS)}
     if entities.special != expected:
         raise ValueError(
             f"the entity vocabulary must have {', '.join(SPECIAL_TOKENS)} as ids 0 to 3, but has "
@@ -363,31 +351,3 @@ def _name_tokenizer(pieces: PieceTokenizer) -> None:
         SENTENCEPIECE_FILE: pieces.files[SENTENCEPIECE_FILE],
         "tokenizer_config.json": facts.encode(),
     }
-
-
-def _modules(names: Iterable[str]) -> tuple[str, ...]:
-    """The outermost modules that weights of these names are in."""
-    return tuple(sorted({name.split(".", 1)[0] for name in names}))
-
-
-def _fill(model: MLuke, tensors: Mapping[str, Tensor]) -> Counter[str]:
-    """Copy tensors into the weights of their names; where there are more rows, into the first ones.
-    Returns how many numbers each has got."""
-    weights = model.state_dict()
-    for name, tensor in tensors.items():
-        weights[name][: len(tensor)].copy_(tensor)
-    return Counter({name: tensor.numel() for name, tensor in tensors.items()})
-
-
-def _start(
-    checkpoint: Checkpoint,
-    counts: Counter[str],
-    entities_taken: int = 0,
-    left_out: tuple[str, ...] = (),
-) -> Start:
-    taken, new = dict.fromkeys(PARTS.values(), 0), dict.fromkeys(PARTS.values(), 0)
-    for name, tensor in checkpoint.model.state_dict().items():
-        part = next(part for start, part in PARTS.items() if name.startswith(start))
-        taken[part] += counts[name]
-        new[part] += tensor.numel() - counts[name]
-    return Start(checkpoint, taken, new, entities_taken, left_out)

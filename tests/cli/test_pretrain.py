@@ -47,8 +47,8 @@ def made(run: Run, tmp_path, monkeypatch, sentencepiece_file):
             "--max-pieces", 60, "-n", 1),
         run("pretrain", "entities", "entities", "corpus", "--min-languages", 2),
         run("pretrain", "start", "start", "--pieces", "pieces", "--entities", "entities",
-            "--layers", 1, "--width", 16, "--heads", 2, "--intermediate", 32, "--entity-width", 8,
-            "--max-positions", 64),
+            "--layers", 1, "--width", 16, "--attention-heads", 2, "--intermediate", 32,
+            "--entity-width", 8, "--max-positions", 64),
     ]  # fmt: skip
     for result in results:
         assert result.exit_code == 0, result.stderr

@@ -17,7 +17,18 @@ from spacy_mluke.cli.pretrain_start import start_cli
 from .conftest import Run
 
 ENTITIES = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[MASK2]": 3, "en:Paris": 4, "en:Berlin": 5}
-SHAPE = ("--layers", 1, "--width", 32, "--heads", 2, "--intermediate", 48, "--max-positions", 34)
+SHAPE = (
+    "--layers",
+    1,
+    "--width",
+    32,
+    "--attention-heads",
+    2,
+    "--intermediate",
+    48,
+    "--max-positions",
+    34,
+)
 
 
 @pytest.fixture
@@ -66,6 +77,20 @@ def test_from_a_checkpoint(start: Run, entities: Path, typing_checkpoint: Path, 
     assert load_checkpoint(tmp_path / "new").entities.id("en:Berlin") == 5
 
 
+def test_for_fine_tuning_alone(start: Run, typing_checkpoint: Path, tmp_path) -> None:
+    result = start(
+        tmp_path / "new", "--from", typing_checkpoint, "--layers", "1,0,1", "--heads", "none",
+        "--entity-init", "words", "--entity-attention", "words",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    checkpoint = load_checkpoint(tmp_path / "new")
+    config = checkpoint.config
+    assert (config.heads, config.num_hidden_layers) == ((), 3)
+    assert (config.entity_emb_size, config.entity_attention) == (config.hidden_size, "words")
+    assert dict(checkpoint.entities.items()) == dict(list(ENTITIES.items())[:4])
+    assert re.search(r"entities +0 +4\n", result.stderr)
+
+
 def test_what_is_refused(start: Run, entities: Path, plain_checkpoint: Path, tmp_path) -> None:
     new = tmp_path / "new"
     pieces = ("--pieces", plain_checkpoint)
@@ -74,11 +99,19 @@ def test_what_is_refused(start: Run, entities: Path, plain_checkpoint: Path, tmp
     for args, message in (
         ([], "Give --from, or --pieces for random weights"),
         ([*pieces, "--revision", "main"], "--revision is one of --from, which is not given"),
-        (["--from", "x", *pieces, "--layers", 2],
-         "x has a shape and word pieces of its own: leave out --pieces, --layers, or --from"),
+        ([*pieces, "--entity-init", "words"], "--entity-init is one of --from, which is not given"),
+        (["--from", "x", *pieces, "--width", 2],
+         "x has a shape and word pieces of its own: leave out --pieces, --width, or --from"),
+        ([*pieces, "--layers", "0,1"], "--layers is '0,1', but must be a number without --from"),
+        (["--from", "x", "--layers", "0,-1"],
+         "--layers is '0,-1', but must be numbers of layers, such as 0,2,4"),
+        (["--from", plain_checkpoint, "--heads", "none", "--layers", "0,2"],
+         "has no layer 2: they are 0 to 1"),
+        (["--from", plain_checkpoint, "--heads", "ner"], "heads is 'ner'; known are"),
+        (["--from", plain_checkpoint, "--entity-init", "same"], "entity_init is 'same'; known"),
         (["--from", tmp_path / "none"], "There is no folder"),
         (["--pieces", tmp_path], "has no sentencepiece.bpe.model"),
-        ([*pieces, "--heads", 5], "must be a multiple of num_attention_heads (5)"),
+        ([*pieces, "--attention-heads", 5], "must be a multiple of num_attention_heads (5)"),
         ([*pieces, "--entity-attention", "some"], "entity_attention is 'some'"),
         ([*pieces, "--entities", other], "as ids 0 to 3, but has none of them"),
         ([*pieces, "--entities", tmp_path / "none"], "There is no entity vocabulary at"),
@@ -87,6 +120,9 @@ def test_what_is_refused(start: Run, entities: Path, plain_checkpoint: Path, tmp
         assert result.exit_code == 1
         assert message in result.stderr
         assert not new.exists()
+    result = start(new, *pieces)
+    assert result.exit_code == 1
+    assert "Give --entities, which the masked entity head needs, or --heads none" in result.stderr
     result = start(tmp_path, "--entities", entities, *pieces, *SHAPE)
     assert result.exit_code == 1
     assert "exists: choose another place" in result.stderr

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 import typer
 from typer.testing import CliRunner, Result
 
@@ -19,6 +21,17 @@ from spacy_mluke.pretraining.entities import Identities, build_entities
 from spacy_mluke.pretraining.settings import Settings
 from spacy_mluke.pretraining.sources import parse_source
 from spacy_mluke.pretraining.start import start_from_scratch
+
+from ..conftest import TEXTS
+from ..test_tokenization import write_english_tokenizer
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 66,
+}
 
 # Language -> text with its links in brackets.
 LINKED = {
@@ -50,6 +63,62 @@ def pieces_folder(sentencepiece_file, tmp_path_factory) -> Path:
     (folder / "sentencepiece.bpe.model").write_bytes(sentencepiece_file.read_bytes())
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MLukeTokenizer"}')
     return folder
+
+
+@pytest.fixture(scope="session")
+def marked_pieces(tmp_path_factory) -> Path:
+    """A tokenizer that has the pieces "@" and "#", of which the markers are copies."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("pieces")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*TEXTS[:6], "me@home and #tag"] * 20),
+        model_prefix=str(folder / "toy"),
+        vocab_size=200,
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "toy.model").rename(folder / "sentencepiece.bpe.model")
+    return folder
+
+
+@pytest.fixture
+def make_roberta(marked_pieces, tmp_path):
+    """make_roberta("XLMRobertaForMaskedLM", ...) -> its folder, and the model of `transformers`."""
+    import sentencepiece
+
+    def make(architecture: str, safetensors: bool = True, **settings: Any) -> tuple[Path, Any]:
+        folder = tmp_path / architecture
+        folder.mkdir()
+        if architecture.startswith("XLM"):
+            file = marked_pieces / "sentencepiece.bpe.model"
+            (folder / file.name).write_bytes(file.read_bytes())
+            size = len(sentencepiece.SentencePieceProcessor(model_file=str(file))) + 2
+            (folder / "tokenizer_config.json").write_text('{"model_max_length": 64}')
+            config_class = transformers.XLMRobertaConfig
+        else:
+            size = write_english_tokenizer(folder) - 2
+            (folder / "added_tokens.json").unlink()
+            config_class = transformers.RobertaConfig
+        values = {**SMALL, "vocab_size": size, "type_vocab_size": 1, "initializer_range": 0.2,
+                  "layer_norm_eps": 1e-5}  # fmt: skip
+        model = make_model(architecture, config_class(**{**values, **settings}))
+        model.save_pretrained(folder, safe_serialization=safetensors)
+        return folder, model
+
+    return make
+
+
+def make_model(architecture: str, config: Any) -> Any:
+    """A model of `transformers`, of which every weight counts."""
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # left at 0 and 1 they would hide mistakes
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
 
 
 @pytest.fixture(scope="session")

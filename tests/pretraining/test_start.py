@@ -13,75 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from spacy_mluke.checkpoint import load_checkpoint, save_checkpoint
 from spacy_mluke.kb.vocabulary import EntityVocabulary
-from spacy_mluke.pretraining import start as module
+from spacy_mluke.pretraining import entity_start
 from spacy_mluke.pretraining.start import start_from, start_from_scratch
-from spacy_mluke.weights import TABLE, WEIGHTS, WEIGHTS_BIN
+from spacy_mluke.weights import TABLE, WEIGHTS, WEIGHTS_BIN, WORDS
 
 from ..conftest import LITE_ENTITIES, TEXTS
 from ..test_encoder import close, hf_inputs, make_pack, random_windows, unpad
-from ..test_tokenization import write_english_tokenizer
+from .conftest import SMALL
 
 SPECIAL = {"[PAD]": 0, "[UNK]": 1, "[MASK]": 2, "[MASK2]": 3}
 # Beside ENTITIES of the other checkpoint, in which Paris is 4, Tokyo 5 and Marie Curie 6.
 ENTITIES = {**SPECIAL, "de:Berlin": 4, "en:Marie Curie": 5, "Q90": 6, "fr:Paris": 6, "ja:東京": 7}
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 66,
-}
 HEADS = ("masked_word", "masked_entity")
-
-
-@pytest.fixture(scope="session")
-def marked_pieces(tmp_path_factory) -> Path:
-    """A tokenizer that has the pieces "@" and "#", of which the markers are copies."""
-    import sentencepiece
-
-    folder = tmp_path_factory.mktemp("pieces")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*TEXTS[:6], "me@home and #tag"] * 20),
-        model_prefix=str(folder / "toy"),
-        vocab_size=200,
-        character_coverage=1.0,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    (folder / "toy.model").rename(folder / "sentencepiece.bpe.model")
-    return folder
-
-
-@pytest.fixture
-def make_roberta(marked_pieces, tmp_path):
-    """make_roberta("XLMRobertaForMaskedLM", ...) -> its folder, and the model of `transformers`."""
-    import sentencepiece
-
-    def make(architecture: str, safetensors: bool = True, **settings: Any) -> tuple[Path, Any]:
-        folder = tmp_path / architecture
-        folder.mkdir()
-        if architecture.startswith("XLM"):
-            file = marked_pieces / "sentencepiece.bpe.model"
-            (folder / file.name).write_bytes(file.read_bytes())
-            size = len(sentencepiece.SentencePieceProcessor(model_file=str(file))) + 2
-            (folder / "tokenizer_config.json").write_text('{"model_max_length": 64}')
-            config_class = transformers.XLMRobertaConfig
-        else:
-            size = write_english_tokenizer(folder) - 2
-            (folder / "added_tokens.json").unlink()
-            config_class = transformers.RobertaConfig
-        values = {**SMALL, "vocab_size": size, "type_vocab_size": 1, "initializer_range": 0.2,
-                  "layer_norm_eps": 1e-5}  # fmt: skip
-        torch.manual_seed(0)
-        model = getattr(transformers, architecture)(config_class(**{**values, **settings})).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim == 1:  # left at 0 and 1 they would hide mistakes
-                    parameter.add_(torch.randn_like(parameter) * 0.1)
-        model.save_pretrained(folder, safe_serialization=safetensors)
-        return folder, model
-
-    return make
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
@@ -305,8 +248,8 @@ def test_what_is_not_roberta(make_roberta, tmp_path):
     (folder / "sentencepiece.bpe.model").unlink()
     with pytest.raises(FileNotFoundError, match="has no tokenizer: expected sentencepiece"):
         start_from(folder, ENTITIES)
-    edit_config(folder, model_type="bert")
-    with pytest.raises(ValueError, match=r"model_type is 'bert', but pretraining starts from rob"):
+    edit_config(folder, model_type="t5")
+    with pytest.raises(ValueError, match=r"model_type is 't5', but pretraining starts from rob"):
         start_from(folder, ENTITIES)
     (folder / "config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"config.json: expected an object, not a list"):
@@ -326,7 +269,7 @@ def test_what_is_not_roberta(make_roberta, tmp_path):
 
 @pytest.mark.parametrize("batch", [2, 65_536])
 def test_entities_are_taken_over_by_their_keys(make_checkpoint, tmp_path, monkeypatch, batch):
-    monkeypatch.setattr(module, "_BATCH", batch)
+    monkeypatch.setattr(entity_start, "_BATCH", batch)
     folder, _ = make_checkpoint("LukeForMaskedLM")
     old = load_checkpoint(folder).model.state_dict()
     start = start_from(folder, ENTITIES)
@@ -351,7 +294,7 @@ def test_the_first_key_counts(make_checkpoint, monkeypatch):
     old = load_checkpoint(folder).model.state_dict()[TABLE]
     entities = {**SPECIAL, "en:Nowhere": 4, "ja:東京": 4, "en:Paris": 4, "en:Marie Curie": 4}
     for batch in (1, 2, 3, 65_536):
-        monkeypatch.setattr(module, "_BATCH", batch)
+        monkeypatch.setattr(entity_start, "_BATCH", batch)
         start = start_from(folder, entities)
         assert torch.equal(start.checkpoint.model.state_dict()[TABLE][4], old[5])
 
@@ -411,3 +354,61 @@ def test_settings_of_luke(make_checkpoint):
         start_from(folder, {"en:Paris": 0})
     with pytest.raises(ValueError, match="embedded checkpoint has no revisions"):
         start_from("embedded", ENTITIES, revision="main")
+
+
+# -- without heads ---------------------------------------------------------------------------------
+
+
+def check_saved_without_heads(start, folder):
+    checkpoint = start.checkpoint
+    assert checkpoint.config.architectures == ("LukeModel",)
+    assert dict(checkpoint.entities.items()) == SPECIAL
+    assert checkpoint.config.entity_vocab_size == 4
+    assert start.taken["masked word head"] == start.new["masked word head"] == 0
+    assert start.taken["masked entity head"] == start.new["masked entity head"] == 0
+    save_checkpoint(checkpoint, folder)
+    again = load_checkpoint(folder)
+    assert again.config.heads == ()
+    theirs = transformers.LukeModel.from_pretrained(folder).eval()
+    windows = [(ids, e % 4, at) for ids, e, at in random_windows(checkpoint.config.vocab_size)]
+    with torch.no_grad():
+        expected = theirs(**hf_inputs(windows))
+        words, entities = again.encoder(make_pack(windows))
+    close(words, unpad(expected.last_hidden_state, [len(w[0]) for w in windows]))
+    close(entities, unpad(expected.entity_last_hidden_state, [len(w[1]) for w in windows]))
+
+
+def test_roberta_without_heads(make_roberta, tmp_path):
+    folder, theirs = make_roberta("XLMRobertaForMaskedLM")
+    start = start_from(folder, heads="none", entity_emb_size=16)
+    assert start.left_out == ("lm_head",)
+    check_saved_without_heads(start, tmp_path / "saved")
+    weights = start.checkpoint.model.state_dict()
+    words = theirs.roberta.embeddings.word_embeddings.weight
+    assert torch.equal(weights[WORDS][:-2], words)
+    folder, _ = make_roberta("XLMRobertaModel")
+    assert start_from(folder, heads="none").left_out == ()  # and no warning that it has none
+
+
+def test_luke_without_heads(make_checkpoint, tmp_path):
+    folder, _ = make_checkpoint("LukeForMaskedLM")
+    start = start_from(folder, heads="none")
+    assert start.left_out == ("entity_predictions", "lm_head")
+    assert start.entities_taken == 4
+    check_saved_without_heads(start, tmp_path / "saved")
+    folder, _ = make_checkpoint("LukeForEntitySpanClassification")
+    assert start_from(folder, ENTITIES, heads="none").left_out == ("classifier",)
+
+
+def test_random_weights_without_heads(marked_pieces, tmp_path):
+    start = start_from_scratch(marked_pieces, heads="none", entity_emb_size=16, **SMALL)
+    check_saved_without_heads(start, tmp_path)
+
+
+def test_heads_that_do_not_work(marked_pieces):
+    with pytest.raises(ValueError, match="masked entity head needs an entity vocabulary: give one"):
+        start_from_scratch(marked_pieces)
+    with pytest.raises(ValueError, match="masked entity head needs an entity vocabulary: give one"):
+        start_from("embedded")
+    with pytest.raises(ValueError, match=r"heads is 'ner'; known are \('pretraining', 'none'\)"):
+        start_from("embedded", ENTITIES, heads="ner")
