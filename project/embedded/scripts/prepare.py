@@ -8,7 +8,7 @@ What is written to the output folder:
 * `eval/<lang>.<set>.spacy`: sets whose licence allows no more than looking at a score;
 * `ner/train.spacy`, `ner/train/<lang>.<set>.spacy` and `ner/dev.spacy`: the sets in which every
   mention is annotated, for the training of what finds mentions: documents without one count too,
-  names do not;
+  names do not; `ner/sets.json` says which of the four labels each set annotates;
 * `stats.json`: how much there is of each language, and what happened to every annotated span.
 
 Only data of the class "open" gets into `train` and `dev`. All samples are drawn by the hash of a
@@ -37,10 +37,13 @@ from spacy_mluke.cli.converter import text_key
 from spacy_mluke.cli.token_tags import join_tokens, read_tags
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
 
-# Every label of every source. None: not a type that the model learns; such spans are left out (and
-# counted). Nationalities, languages, laws, works, products and events are MISC, as in CoNLL-2003;
-# places with a government (GPE) and buildings (FAC, 施設名) are LOC. Titles of persons (TITLE) are
-# words, not names. `scope` is a reference to a passage, `object` one to a manuscript.
+# The value for spans that may be names of some type or none: their annotation is missing.
+MISSING = "missing"
+# Every label of the first sets; `ner/label-map.json` beside the data has those of the others. None:
+# not a type that the model learns; such spans are left out (and counted). Nationalities, languages,
+# laws, works, products and events are MISC, as in CoNLL-2003; places with a government (GPE) and
+# buildings (FAC, 施設名) are LOC. Titles of persons (TITLE) are words. `scope` is a passage,
+# `object` a manuscript.
 LABELS: dict[str, str | None] = {
     # persons
     "PER": "PER", "PERSON": "PER", "pers": "PER", "PS": "PER", "人名": "PER",
@@ -120,11 +123,44 @@ TRAIN_AND_DEV: list[tuple[str, list[str], list[str]]] = [
     ("linking/open/de.hipe2022-sonar", ["dev"], []),
     # the two arguments of a relation, typed by the knowledge base
     ("linking/open/en.fewrel", ["val"], []),
+    # only trained on
+    ("ner/open/ar.aqmar", ["train"], []),
+    ("ner/open/ar.newsfane", ["train"], []),
+    ("ner/open/bn.multiconer2", ["train", "dev"], []),
+    ("ner/open/de.europeana", ["train"], []),
+    ("ner/open/de.germeval14", ["train", "dev"], []),
+    ("ner/open/el.gsoc18", ["train"], []),
+    ("ner/open/en.btc", ["train"], []),
+    ("ner/open/en.crossner", ["train"], []),
+    ("ner/open/en.multiconer2", ["train", "dev"], []),
+    ("ner/open/en.redocred", ["train", "dev"], []),
+    ("ner/open/en.wikigold", ["train"], []),
+    ("ner/open/en.wnut17", ["train", "dev", "test"], []),
+    ("ner/open/es.meddocan", ["train"], []),
+    ("ner/open/fi.turku", ["train", "dev", "test"], []),
+    ("ner/open/fr.europeana", ["train"], []),
+    ("ner/open/hi.il-ner", ["train", "dev", "test"], []),
+    ("ner/open/hi.multiconer2", ["train", "dev"], []),
+    ("ner/open/id.nergrit", ["train", "dev"], []),
+    ("ner/open/id.nerp", ["train", "dev"], []),
+    ("ner/open/nl.europeana", ["train"], []),
+    ("ner/open/pl.kpwr-n82-test", ["train"], []),
+    ("ner/open/pt.harem2", ["train"], []),
+    ("ner/open/ru.factrueval", ["train", "dev"], []),
+    ("ner/open/ru.wikiner", ["train"], []),
+    ("ner/open/te.il-ner", ["train", "dev", "test"], []),
 ]
+# Sets with fewer than the four labels, as their sources say: what is not marked there may be MISC.
+WITHOUT_MISC = {
+    "bn.rifat", "en.btc", "en.uner-ewt", "hi.hiner-validation", "id.idner-news-2k", "id.nergrit",
+    "ko.klue-dev", "pt.uner-bosque", "sv.uner-talbanken", "th.thainer", "zh.uner-gsd", "ar.aqmar",
+    "es.meddocan", "fr.europeana", "de.europeana", "nl.europeana", "bn.multiconer2",
+    "hi.multiconer2", "de.hipe2022-sonar",
+}  # fmt: skip
 # Not every mention is annotated: nothing for what learns where there is none.
 PARTLY_ANNOTATED = {"en.fewrel"}
 # Never trained on, never selected on. Telugu has no other part than "train".
-EVAL_PARTS = ("dev", "val")
+EVAL_PARTS = ("dev", "test", "val")
 EVAL_ONLY_TRAIN = {"te.anikethjr"}
 
 SENTENCE_END = re.compile(r"[.!?;…。！？；।؟]+$")
@@ -163,6 +199,7 @@ def main(
     nlp.tokenizer = MultilingualTokenizer.from_language(nlp)
     stats = Statistics()
     types = _read_types(data)
+    maps = json.loads((data / "ner" / "label-map.json").read_text("utf8"))
     for part in ("train", "dev", "eval", "ner/train"):
         (output / part).mkdir(parents=True, exist_ok=True)
 
@@ -171,7 +208,7 @@ def main(
     for name, records in _read_eval(data):
         held_out.update(text_key(_get_text(name, record)[0]) for record in records)
         records = _sample(name, records, max_eval)
-        docs = _make_docs(nlp, name, "eval", records, types, stats, max_tokens)
+        docs = _make_docs(nlp, name, "eval", records, types, maps, stats, max_tokens)
         stats.add_docs(f"eval/{name}", docs)
         _write(docs, output / "eval" / f"{name}.spacy")
     # Read all development parts before any training part
@@ -183,7 +220,7 @@ def main(
         train.append((name, train_records))
         if dev_records:
             held_out.update(text_key(_get_text(name, record)[0]) for record in dev_records)
-            dev[name] = _make_docs(nlp, name, "dev", dev_records, types, stats, max_tokens)
+            dev[name] = _make_docs(nlp, name, "dev", dev_records, types, maps, stats, max_tokens)
             stats.add_docs(f"dev/{name}", dev[name])
             held_out.update(text_key(doc.text) for doc in dev[name])
             _write(dev[name], output / "dev" / f"{name}.spacy")
@@ -202,7 +239,7 @@ def main(
             record for record in records if text_key(_get_text(name, record)[0]) not in held_out
         ]
         stats.add(f"train/{name}", "dropped: text in dev or eval", len(records) - len(fresh))
-        docs = _make_docs(nlp, name, "train", fresh, types, stats, max_tokens)
+        docs = _make_docs(nlp, name, "train", fresh, types, maps, stats, max_tokens)
         docs = _without_duplicates(docs, held_out)
         if name not in PARTLY_ANNOTATED:
             complete[name] = _sample_docs(docs, max_train)
@@ -314,12 +351,14 @@ def _make_docs(
     part: str,
     records: list[Record],
     types: dict[str, str],
+    maps: dict[str, dict[str, str | None]],
     stats: Statistics,
     max_tokens: int,
 ) -> list[Doc]:
     """Make the documents of a set; every mention is kept, or counted with the reason why not."""
     made: list[Doc] = []
     key = f"{part}/{name}"
+    labels = maps.get(name.split(".", 1)[1], LABELS)
     for record in tqdm(records, desc=key, leave=False):
         text, mentions = _get_text(name, record)
         stats.add(key, "records")
@@ -330,7 +369,7 @@ def _make_docs(
                 label = types.get(source_label)
                 reason = "mentions left out: item without a type"
             else:
-                label = LABELS[source_label]
+                label = labels[source_label]
                 reason = f"mentions left out: {source_label}"
             if label is None:
                 stats.add(key, reason)
@@ -343,7 +382,7 @@ def _make_docs(
         for start, end in _cut(doc, known, max_tokens):
             inside = [(s - start, e - start, lb) for s, e, lb in known if start <= s and e <= end]
             piece = doc if end - start == len(text) else nlp.make_doc(text[start:end])
-            piece.ents = _make_ents(piece, inside, key, stats)
+            _set_ents(piece, inside, key, stats)
             made.append(piece)
             cut -= len(inside)
         if cut:
@@ -351,7 +390,17 @@ def _make_docs(
     return made
 
 
-def _make_ents(doc: Doc, mentions: list[Mention], key: str, stats: Statistics) -> list[Span]:
+def _set_ents(doc: Doc, mentions: list[Mention], key: str, stats: Statistics) -> None:
+    """Set the entities of a document, and that the annotation of doubtful spans is missing."""
+    spans = _make_spans(doc, mentions, key, stats)
+    doc.set_ents(
+        [span for span in spans if span.label_ != MISSING],
+        missing=[span for span in spans if span.label_ == MISSING],
+        default="outside",
+    )
+
+
+def _make_spans(doc: Doc, mentions: list[Mention], key: str, stats: Statistics) -> list[Span]:
     ents: list[Span] = []
     taken: set[int] = set()
     for start, end, label in sorted(mentions, key=lambda m: (m[0], -m[1])):
@@ -488,6 +537,8 @@ def _write_ner(
     selection = [doc for name, docs in dev.items() for doc in _sample_docs(docs, shares[name])]
     for name, docs in train.items():
         _write(docs, output / "train" / f"{name}.spacy")
+    labels = {name: [t for t in TYPES if t != "MISC" or name not in WITHOUT_MISC] for name in train}
+    (output / "sets.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf8")
     _write(_sample_docs(everything, len(everything)), output / "train.spacy")
     _write(selection, output / "dev.spacy")
     found = sum(bool(doc.ents) for doc in everything)
