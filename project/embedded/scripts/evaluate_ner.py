@@ -4,8 +4,9 @@ A prediction is right if its first and last character and its label are those of
 Many sets do not annotate all four types: only the labels that occur in the gold mentions of a set
 count, in gold and predictions.
 
-Means are taken apart for languages that have a set in `ner/train` and those that have none. Speed
-is given by the clock, and by CPU time, which other processes on the machine disturb less.
+Means are taken apart for languages with held-out parts of the sets trained on, and for the others
+(`POOR`). Speed is given by the clock, and by CPU time, which other processes on the machine disturb
+less.
 """
 
 import hashlib
@@ -32,6 +33,9 @@ TITLES = {
     "dev": "Held-out parts of the sets trained on",
     "eval": "Other sets, never trained or selected on",
 }
+# Languages in which nothing is held out of the sets trained on: they had no open set at first, and
+# what they have now is small, historical or of one domain.
+POOR = {"ar", "el", "es", "it", "nl", "pl", "ru", "sw", "te"}
 CLOCKS = {"seconds": "clock", "cpu_seconds": "CPU"}
 
 
@@ -63,7 +67,6 @@ def main(
         # Not only after an hour of work
         output.parent.mkdir(parents=True, exist_ok=True)
     sets = _read_sets(corpus, limit)
-    trained = {path.name.split(".")[0] for path in (corpus / "ner" / "train").glob("*.spacy")}
     results: dict[str, list[dict[str, Any]]] = {}
     speeds: dict[str, list[float]] = {}
     for name, path in paths.items():
@@ -73,13 +76,12 @@ def main(
         results[name] = [_score(nlp, gold) for gold in tqdm(sets, desc=name)]
         words = sum(gold.words for gold in sets)
         speeds[name] = [words / sum(row[key] for row in results[name]) for key in CLOCKS]
-    report = _report(sets, trained, results, speeds)
+    report = _report(sets, results, speeds)
     typer.echo(report)
     if output:
         output.write_text(report, "utf8")
         scores = {
             "limit": limit,
-            "languages_trained_on": sorted(trained),
             "pipelines": paths,
             "words_per_second": {
                 name: dict(zip(CLOCKS, speed, strict=True)) for name, speed in speeds.items()
@@ -161,7 +163,6 @@ def _score(nlp: Language, gold: GoldSet) -> dict[str, Any]:
 
 def _report(
     sets: list[GoldSet],
-    trained: set[str],
     results: dict[str, list[dict[str, Any]]],
     speeds: dict[str, list[float]],
 ) -> str:
@@ -175,8 +176,8 @@ def _report(
             rows.append([sets[i].language, sets[i].name, f"{sets[i].size:,}", *cells])
         table = make_table(["Language", "Set", "Entities", *results], rows)
         sections.append(f"### {part}\n\n{title}. F1.\n\n{table}")
-        for group, known in (("with", True), ("without", False)):
-            chosen = [i for i in indices if (sets[i].language in trained) == known]
+        for group, poor in (("others", False), (" ".join(sorted(POOR)), True)):
+            chosen = [i for i in indices if (sets[i].language in POOR) == poor]
             if not chosen:
                 continue
             counts = Counter(sets[i].language for i in chosen)
@@ -188,7 +189,7 @@ def _report(
                 means["sets"].append(percent(mean(result[i]["f"] for i in chosen)))
                 means["languages"].append(percent(mean(map(mean, by_language.values()))))
             for over, size in (("sets", len(chosen)), ("languages", len(counts))):
-                summary.append([part, f"{group} training data", f"{size} {over}", *means[over]])
+                summary.append([part, group, f"{size} {over}", *means[over]])
     table = make_table(["Part", "Languages", "Mean over", *results], summary)
     sections.append(f"### Means\n\nF1.\n\n{table}")
     rows = [
