@@ -15,7 +15,11 @@ import typer
 from .messages import say, stop, user_errors
 
 if TYPE_CHECKING:
+    from ..pretraining.piece_coverage import Coverage
     from ..pretraining.pieces import PieceScores
+
+# Below, a language is warned of.
+LEAST_COVERAGE = 0.9
 
 Arg, Opt = typer.Argument, typer.Option
 # fmt: off
@@ -31,7 +35,10 @@ smoothing_help = (
 )
 coverage_help = "Share of the characters that have pieces; the rarest have none"
 checkpoint_help = "Checkpoint to trim: a folder, a hub name, or embedded"
-count_help = "Keep pieces that the texts use at least so often"
+size_help = (
+    "Number of pieces to keep, chosen so that each language keeps about the same share of its text"
+)
+count_help = "Keep pieces that the texts of all languages use at least so often (1 without --size)"
 dtype_help = "Of the weights in the file: float32, bfloat16 or float16"
 
 
@@ -83,40 +90,70 @@ def trim_cli(
     checkpoint: Annotated[str, Arg(metavar="CHECKPOINT", help=checkpoint_help)],
     output: Annotated[Path, Arg(metavar="OUTPUT", help="Folder to make for the trimmed one")],
     texts: Annotated[list[str], Arg(metavar="LANG=FILE...", help=texts_help)],
-    min_count: Annotated[int, Opt("--min-count", metavar="N", help=count_help)] = 1,
+    size: Annotated[int | None, Opt("--size", "-n", metavar="N", help=size_help)] = None,
+    min_count: Annotated[int | None, Opt("--min-count", metavar="N", help=count_help)] = None,
     dtype: Annotated[str, Opt("--dtype", metavar="TYPE", help=dtype_help)] = "float32",
 ) -> None:
     """Write CHECKPOINT to OUTPUT without the word pieces that texts do not use.
 
     Characters keep their pieces, so every text can be read still. A text whose pieces all remain is
     cut as before, and gets the same vectors.
+
+    Every tenth text is not counted, but shows what remains of texts that were not: by language,
+    the share of their running pieces, and pieces per token between white space, or per character in
+    scripts without spaces.
     """
     # fmt: on
     with user_errors():
-        if min_count < 1:
+        if size is not None and min_count is not None:
+            raise ValueError("--size and --min-count are two ways to choose pieces: give one")
+        if min_count is not None and min_count < 1:
             raise ValueError(f"--min-count is {min_count}: use 1 or more")
         if output.exists():
             stop(f"OUTPUT {output} exists: choose another place")
         read = _open_texts(texts)
         from ..checkpoint import load_checkpoint
         from ..devices import DTYPES
-        from ..pretraining.trimming import count_pieces, trim_checkpoint
+        from ..pretraining.piece_coverage import HELD_OUT, hold_out
+        from ..pretraining.trimming import (
+            check_trimmable,
+            choose_pieces,
+            count_pieces,
+            trim_checkpoint,
+        )
 
         if dtype not in DTYPES:
             raise ValueError(f"--dtype is {dtype!r}: use one of {', '.join(DTYPES)}")
         loaded = load_checkpoint(checkpoint)
+        check_trimmable(loaded)
         if loaded.config.piece_convention != "context":
             say(
                 "warn",
                 f"{checkpoint} reads {loaded.config.piece_convention} on their own, which FILEs do "
                 "not show: some of their pieces may be left out, and others take their place",
             )
-        counts = {lang: count_pieces(loaded.pieces, lines) for lang, lines in read.items()}
-        total = sum(counts.values(), start=Counter[int]())
-        used = [piece for piece, count in total.items() if count >= min_count]
-        report = trim_checkpoint(loaded, used, output, dtype=DTYPES[dtype])
-        for lang, found in counts.items():
-            say("info", f"{lang} uses {len(found):,} pieces")
+        held_out: dict[str, list[str]] = {lang: [] for lang in read}
+        counts = {
+            lang: count_pieces(loaded.pieces, hold_out(lines, held_out[lang]))
+            for lang, lines in read.items()
+        }
+        if size is not None:
+            used = choose_pieces(loaded, counts, size)
+        else:
+            total = sum(counts.values(), start=Counter[int]())
+            used = [piece for piece, count in total.items() if count >= (min_count or 1)]
+        report = trim_checkpoint(loaded, used, output, dtype=DTYPES[dtype], held_out=held_out)
+        _draw_coverage({lang: len(found) for lang, found in counts.items()}, report.coverage)
+        more = "lower --min-count" if size is None else "raise --size"
+        for lang in counts:
+            if lang not in report.coverage:
+                say("info", f"{lang} has no text to measure: give {HELD_OUT} or more")
+            elif (kept := report.coverage[lang].kept) < LEAST_COVERAGE:
+                say(
+                    "warn",
+                    f"{lang} keeps {kept:.1%} of its running pieces, less than "
+                    f"{LEAST_COVERAGE:.0%}: {more}, or give more texts of it",
+                )
         say(
             "good",
             f"Wrote {output}: {report.pieces_after:,} of {report.pieces_before:,} pieces, "
@@ -157,4 +194,22 @@ def _draw_scores(scores: Mapping[str, PieceScores]) -> None:
         ],
         header=("", "trained on", "pieces/word", "characters/piece", "unk %", "lines with unk %"),
         aligns=("l", "r", "r", "r", "r", "r"),
+    )
+
+
+def _draw_coverage(used: Mapping[str, int], coverage: Mapping[str, Coverage]) -> None:
+    from wasabi.printer import Printer
+
+    rows = []
+    for lang, count in used.items():
+        found = coverage.get(lang)
+        rows.append(
+            (lang, f"{count:,}", f"{100 * found.kept:.1f}", f"{found.before:.2f}",
+             f"{found.after:.2f}", found.unit)
+            if found else (lang, f"{count:,}", "-", "-", "-", "-")
+        )  # fmt: skip
+    Printer(pretty=sys.stdout.isatty()).table(
+        rows,
+        header=("", "pieces used", "kept %", "pieces before", "after", "per"),
+        aligns=("l", "r", "r", "r", "r", "l"),
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from ..kb.folders import scratch_folder
 from ..piece_models import SENTENCEPIECE_FILE
 from ..tokenization import PieceTokenizer
 from ..weights import WORD_BIAS, WORDS
+from .piece_coverage import Coverage, measure_coverage
+from .piece_quotas import fill_quotas
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class TrimReport:
 
     pieces_used: the pieces asked for; what remains besides are special pieces and characters.
     parameters_before, parameters_after: of the whole model, the entity table included.
+    coverage: language -> what remains of its texts, for those that were to be measured.
     """
 
     pieces_before: int
@@ -40,6 +43,7 @@ class TrimReport:
     pieces_used: int
     parameters_before: int
     parameters_after: int
+    coverage: dict[str, Coverage] = field(default_factory=dict)
 
     @property
     def megabytes_saved(self) -> float:
@@ -59,12 +63,55 @@ def count_pieces(pieces: PieceTokenizer, texts: Iterable[str]) -> Counter[int]:
     return counts
 
 
+def check_trimmable(checkpoint: Checkpoint) -> None:
+    """Raise what `trim_checkpoint` would for this checkpoint, before texts are read for it.
+
+    RAISES (ValueError): If its pieces are not those of a SentencePiece unigram model.
+        (ImportError): Without protobuf, which reads SentencePiece models.
+    """
+    _read_model(checkpoint.pieces, checkpoint.source)
+
+
+def choose_pieces(
+    checkpoint: Checkpoint, counts: Mapping[str, Mapping[int, int]], size: int
+) -> list[int]:
+    """Choose the pieces to trim a checkpoint to, so that each language keeps about the same share
+    of its text: see `fill_quotas`.
+
+    counts: language -> what `count_pieces` gives for its texts.
+    size: pieces of the trimmed checkpoint, special ones and characters included, which all remain.
+        They are fewer if the scripts of the texts have no more.
+    RETURNS: ids, for `trim_checkpoint`.
+    RAISES (ValueError): If `size` is less than what remains in any case, or more than there is; if
+        a language has no count; or as `check_trimmable`. (ImportError): As `check_trimmable`.
+    """
+    pieces, vocab_size = checkpoint.pieces, checkpoint.config.vocab_size
+    model = _read_model(checkpoint.pieces, checkpoint.source)
+    if not counts:
+        raise ValueError("there is no language: count the pieces of some text first")
+    if empty := [lang for lang, found in counts.items() if not found]:
+        raise ValueError(f"language {empty[0]!r} uses no piece: give texts of it")
+    kept = _rows(_choose(model, set(), pieces), len(model.pieces), vocab_size, pieces.layout)
+    if not len(kept) <= size <= vocab_size:
+        raise ValueError(
+            f"size is {size:,}, but must be from {len(kept):,}, which special pieces and single "
+            f"characters are, to {vocab_size:,}, which {checkpoint.source} has"
+        )
+    texts, likelihoods = [""] * vocab_size, np.zeros(vocab_size)
+    shift = _shift(pieces.layout)
+    for i, piece in enumerate(model.pieces):
+        if piece.type == piece.NORMAL:
+            texts[i + shift], likelihoods[i + shift] = piece.piece, np.exp(piece.score)
+    return fill_quotas(counts, texts, likelihoods, kept.tolist(), size)
+
+
 def trim_checkpoint(
     checkpoint: Checkpoint,
     used: Iterable[int],
     output: Path,
     *,
     dtype: torch.dtype = torch.float32,
+    held_out: Mapping[str, Sequence[str]] | None = None,
 ) -> TrimReport:
     """Write a checkpoint that has only some of the word pieces; everything else is as it was.
 
@@ -83,20 +130,17 @@ def trim_checkpoint(
 
     checkpoint: is not changed. A mapped entity table is linked, not copied, where it has a file of
         its own and the file system allows it.
-    used: ids of pieces, such as the keys of what `count_pieces` gives.
+    used: ids of pieces, such as the keys of what `count_pieces` gives, or from `choose_pieces`.
     output: folder to make.
     dtype: of the weights in the file.
+    held_out: language -> texts to measure `coverage` on; best such that `used` is not from them.
     RAISES (FileExistsError): If `output` exists and is not empty. (ValueError): If the pieces are
         not those of a SentencePiece unigram model, or an id is none of theirs.
         (ImportError): Without protobuf, which reads SentencePiece models.
     """
     ids = {int(i) for i in used}
     config, pieces = checkpoint.config, checkpoint.pieces
-    if pieces.layout == "tokenizer.json":
-        raise ValueError(
-            f"{checkpoint.source}: its word pieces are in layout 'tokenizer.json', and only "
-            "SentencePiece models ('fairseq', 'sentencepiece') can be trimmed"
-        )
+    model = _read_model(checkpoint.pieces, checkpoint.source)
     if not ids:
         raise ValueError("no piece is used: count the pieces of some text first")
     if wrong := [i for i in (min(ids), max(ids)) if not 0 <= i < config.vocab_size]:
@@ -106,7 +150,6 @@ def trim_checkpoint(
         )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} exists: choose another place")
-    model = _read_model(pieces.files[SENTENCEPIECE_FILE], checkpoint.source)
     kept = _choose(model, ids, pieces)
     rows = _rows(kept, len(model.pieces), config.vocab_size, pieces.layout)
     trimmed = _trim_weights(checkpoint, rows)
@@ -125,11 +168,21 @@ def trim_checkpoint(
         pieces_used=len(ids),
         parameters_before=_count_parameters(checkpoint),
         parameters_after=_count_parameters(trimmed),
+        coverage={
+            lang: coverage
+            for lang, texts in (held_out or {}).items()
+            if (coverage := measure_coverage(pieces, trimmed.pieces, rows.numpy(), texts))
+        },
     )
 
 
-def _read_model(data: bytes, source: str) -> Any:
+def _read_model(pieces: PieceTokenizer, source: str) -> Any:
     """A SentencePiece `ModelProto`, whose pieces are numbered as SentencePiece does."""
+    if pieces.layout == "tokenizer.json":
+        raise ValueError(
+            f"{source}: its word pieces are in layout 'tokenizer.json', and only SentencePiece "
+            "models ('fairseq', 'sentencepiece') can be trimmed"
+        )
     try:
         from sentencepiece import sentencepiece_model_pb2 as protocol
     except Exception as error:  # protobuf is missing, or of a version that does not fit
@@ -137,7 +190,7 @@ def _read_model(data: bytes, source: str) -> Any:
             f"To trim word pieces, protobuf is needed in a version that fits sentencepiece "
             f"({error}): pip install --upgrade 'spacy-mluke[pretraining]'"
         ) from None
-    model = protocol.ModelProto.FromString(data)
+    model = protocol.ModelProto.FromString(pieces.files[SENTENCEPIECE_FILE])
     if model.trainer_spec.model_type != protocol.TrainerSpec.UNIGRAM:
         kind = protocol.TrainerSpec.ModelType.Name(model.trainer_spec.model_type)
         raise ValueError(
@@ -150,9 +203,7 @@ def _read_model(data: bytes, source: str) -> Any:
 
 def _choose(model: Any, ids: set[int], pieces: PieceTokenizer) -> list[int]:
     """SentencePiece's numbers of the pieces that remain, ascending."""
-    # The id of an ordinary piece is its number, in fairseq's layout + 1; special ones remain.
-    shift = 1 if pieces.layout == "fairseq" else 0
-    used = {i - shift for i in ids}
+    used = {i - _shift(pieces.layout) for i in ids}
     # Positions begin at pad + 1, and config.json has these ids: they stay the same.
     fixed = max(pieces.bos, pieces.pad, pieces.eos)
     normal = [i for i, piece in enumerate(model.pieces) if piece.type == piece.NORMAL]
@@ -167,6 +218,11 @@ def _choose(model: Any, ids: set[int], pieces: PieceTokenizer) -> list[int]:
         if i in used or i <= fixed or piece.type != piece.NORMAL or piece.piece in characters
         or not characters.issuperset(piece.piece)
     ]  # fmt: skip
+
+
+def _shift(layout: PieceLayout) -> int:
+    """What the id of an ordinary piece is more than its number."""
+    return 1 if layout == "fairseq" else 0
 
 
 def _rows(kept: list[int], size: int, vocab_size: int, layout: PieceLayout) -> Tensor:

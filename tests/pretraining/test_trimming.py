@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,14 @@ from spacy_mluke.checkpoint import EMBEDDED_FOLDER, load_checkpoint, save_checkp
 from spacy_mluke.cli.pretrain_pieces import trim_cli
 from spacy_mluke.piece_models import SENTENCEPIECE_FILE
 from spacy_mluke.pretraining import trimming
-from spacy_mluke.pretraining.trimming import TrimReport, count_pieces, trim_checkpoint
+from spacy_mluke.pretraining.piece_coverage import Coverage
+from spacy_mluke.pretraining.trimming import (
+    TrimReport,
+    check_trimmable,
+    choose_pieces,
+    count_pieces,
+    trim_checkpoint,
+)
 from spacy_mluke.tokenization import PieceTokenizer
 from spacy_mluke.weights import TABLE, TABLE_SHARD, WEIGHTS
 
@@ -68,7 +76,7 @@ def tokenizer(request):
 
 def trim_pieces(tokenizer, used, folder):
     """The trimmed tokenizer, and the old id of each new one."""
-    model = trimming._read_model(tokenizer.files[SENTENCEPIECE_FILE], "test")
+    model = trimming._read_model(tokenizer, "test")
     kept = trimming._choose(model, set(used), tokenizer)
     rows = trimming._rows(kept, len(model.pieces), max(tokenizer.sizes), tokenizer.layout)
     (folder / SENTENCEPIECE_FILE).write_bytes(trimming._trim_model(model, kept))
@@ -155,7 +163,7 @@ def test_a_piece_with_a_character_that_is_none_remains(tmp_path):
 
 def test_pieces_that_are_no_ordinary_ones_remain(tmp_path):
     tokenizer = write_model(tmp_path, {"▁": -1.0, "a": -2.0, "bb": -3.0, "b": -4.0, "<": -5.0})
-    model = trimming._read_model(tokenizer.files[SENTENCEPIECE_FILE], "test")
+    model = trimming._read_model(tokenizer, "test")
     for name, kind in (("<0x41>", 6), ("ab", 4), ("<a>", 3), ("ba", 1), (">0x41", 1)):
         model.pieces.add(piece=name, score=-4.5, type=kind)
     kept = [model.pieces[i].piece for i in trimming._choose(model, {4}, tokenizer)]
@@ -355,6 +363,41 @@ def test_a_mapped_table_is_linked(masked_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+# -- quotas ----------------------------------------------------------------------------------------
+
+
+def test_chosen_pieces(masked_folder, tmp_path):
+    checkpoint = load_checkpoint(masked_folder)
+    counts = {"en": count_pieces(checkpoint.pieces, COVERED), "fi": Counter({20: 3, 30: 1})}
+    for size in (235, 245):
+        used = choose_pieces(checkpoint, counts, size)
+        assert len(used) == size
+        report = trim_checkpoint(
+            checkpoint, used, tmp_path / str(size), held_out={"en": COVERED, "fi": [""]}
+        )
+        assert report.pieces_after == size
+        ids = [i for text in COVERED for i in checkpoint.pieces.encode(text).ids.tolist()]
+        trimmed = load_checkpoint(tmp_path / str(size)).pieces
+        words = sum(len(text.split()) for text in COVERED)
+        new = sum(len(trimmed.encode(text)) for text in COVERED)
+        kept = sum(i in used for i in ids) / len(ids)
+        assert report.coverage == {
+            "en": Coverage(kept, "token", len(ids) / words, new / words)
+        }  # nothing to measure in the other
+        assert size == 245 or kept < 1
+    assert choose_pieces(checkpoint, {"en": Counter({20: 1})}, checkpoint.config.vocab_size)
+
+
+def test_sizes_that_cannot_be(checkpoint, vocab_size):
+    for size in (3, vocab_size + 1):
+        with pytest.raises(ValueError, match=rf"size is {size}, but .* to {vocab_size}, which"):
+            choose_pieces(checkpoint, {"en": Counter({20: 1})}, size)
+    with pytest.raises(ValueError, match="there is no language: count the pieces of some text"):
+        choose_pieces(checkpoint, {}, 240)
+    with pytest.raises(ValueError, match="language 'fi' uses no piece: give texts of it"):
+        choose_pieces(checkpoint, {"en": Counter({20: 1}), "fi": Counter()}, 240)
+
+
 # -- what cannot be done ---------------------------------------------------------------------------
 
 
@@ -388,7 +431,7 @@ def test_other_kinds_of_pieces(make_checkpoint, tmp_path):
     for name in ("vocab.json", "merges.txt", "added_tokens.json"):
         shutil.copy(tmp_path / name, folder)
     with pytest.raises(ValueError, match=r"layout 'tokenizer\.json', and only SentencePiece"):
-        trim_checkpoint(load_checkpoint(folder), [5], tmp_path / "out")
+        check_trimmable(load_checkpoint(folder))
 
 
 def test_bpe(checkpoint, tmp_path):
@@ -398,11 +441,17 @@ def test_bpe(checkpoint, tmp_path):
         trim_checkpoint(checkpoint, [5], tmp_path / "out")
 
 
-def test_without_protobuf(checkpoint, tmp_path, monkeypatch):
+def without_protobuf(monkeypatch):
     monkeypatch.delattr(sentencepiece, "sentencepiece_model_pb2")
     monkeypatch.setitem(sys.modules, "sentencepiece.sentencepiece_model_pb2", None)
+
+
+def test_without_protobuf(checkpoint, tmp_path, monkeypatch):
+    without_protobuf(monkeypatch)
     with pytest.raises(ImportError, match=r"protobuf is needed .* 'spacy-mluke\[pretraining\]'"):
         trim_checkpoint(checkpoint, [5], tmp_path / "out")
+    with pytest.raises(ImportError, match="protobuf is needed"):
+        check_trimmable(checkpoint)
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -411,6 +460,10 @@ def test_without_protobuf(checkpoint, tmp_path, monkeypatch):
 @pytest.fixture
 def run(make_run):
     return make_run(trim_cli)
+
+
+def table_of(output):
+    return {row[0]: row[1:] for row in map(str.split, output.splitlines()) if row}
 
 
 def test_command(run, masked_folder, trimmed_folder, tmp_path):
@@ -424,7 +477,9 @@ def test_command(run, masked_folder, trimmed_folder, tmp_path):
     assert (output / WEIGHTS).read_bytes() == (expected / WEIGHTS).read_bytes()
     assert f"{report.pieces_after:,} of {report.pieces_before:,} pieces" in done.stderr
     pieces = load_checkpoint(masked_folder).pieces
-    assert f"en uses {len(count_pieces(pieces, COVERED[:3]))} pieces" in done.stderr
+    used = str(len(count_pieces(pieces, COVERED[:3])))
+    assert table_of(done.stdout)["en"] == [used, "-", "-", "-", "-"]
+    assert "en has no text to measure: give 10 or more" in done.stderr
     again = run(masked_folder, output, f"en={one}")
     assert again.exit_code == 1
     assert f"OUTPUT {output} exists: choose another place" in again.stderr
@@ -445,6 +500,8 @@ def test_command_leaves_out_rare_pieces(run, masked_folder, tmp_path):
     ("options", "message"),
     [
         (["--min-count", "0"], "--min-count is 0: use 1 or more"),
+        (["--min-count", "1", "--size", "9"], "--size and --min-count are two ways"),
+        (["--size", "9"], "size is 9, but must be from "),
         (["--dtype", "int8"], "--dtype is 'int8': use one of float32, bfloat16, float16"),
     ],
 )
@@ -454,6 +511,45 @@ def test_command_with_impossible_options(run, masked_folder, tmp_path, options, 
     done = run(masked_folder, tmp_path / "out", f"en={path}", *options)
     assert done.exit_code == 1
     assert message in done.stderr
+
+
+def test_command_with_a_size(run, masked_folder, tmp_path):
+    """Texts 10, 20, … are not counted, but measured."""
+    files = []
+    for lang, texts in (("en", [*COVERED, *COVERED[:3]]), ("fi", ["tere", *COVERED])):
+        path = tmp_path / f"{lang}.txt"
+        path.write_text("\n".join((texts * 2)[:9] + OTHER[-1:]))
+        files.append(f"{lang}={path}")
+    checkpoint = load_checkpoint(masked_folder)
+    counts = {
+        "en": count_pieces(checkpoint.pieces, [*COVERED, *COVERED[:3]]),
+        "fi": count_pieces(checkpoint.pieces, ["tere", *COVERED, "tere", COVERED[0]]),
+    }
+    used = choose_pieces(checkpoint, counts, 225)
+    held_out = dict.fromkeys(counts, OTHER[-1:])
+    expected = trim_checkpoint(checkpoint, used, tmp_path / "same", held_out=held_out)
+    assert expected.pieces_after == 225
+    found = expected.coverage["fi"]
+    assert found.kept < 0.9
+    done = run(masked_folder, tmp_path / "out", *files, "--size", 225)
+    assert done.exit_code == 0, done.output
+    weights = [(tmp_path / name / WEIGHTS).read_bytes() for name in ("out", "same")]
+    assert weights[0] == weights[1]
+    assert table_of(done.stdout)["fi"] == [
+        str(len(counts["fi"])), f"{100 * found.kept:.1f}", f"{found.before:.2f}",
+        f"{found.after:.2f}", "token",
+    ]  # fmt: skip
+    line = f"fi keeps {found.kept:.1%} of its running pieces, less than 90%: raise --size"
+    assert line in done.stderr.replace("\n", " ")
+
+
+def test_command_says_first_that_protobuf_is_missing(run, masked_folder, tmp_path, monkeypatch):
+    path = tmp_path / "en.txt"
+    path.write_bytes(b"\xff")  # not read
+    without_protobuf(monkeypatch)
+    done = run(masked_folder, tmp_path / "out", f"en={path}")
+    assert done.exit_code == 1
+    assert "protobuf is needed" in done.stderr
 
 
 def test_command_warns_where_texts_are_read_in_parts(run, make_checkpoint, tmp_path):
