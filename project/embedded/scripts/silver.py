@@ -1,175 +1,213 @@
-"""Silver data: sentences in which the names of the knowledge base are marked, for languages that no
-open set annotates.
+"""Annotate plain text with a trained checkpoint, to train on: itself (self-training), or a smaller
+one (distillation).
 
-A name is marked if the knowledge base knows what type of thing it most likely means. What else may
-be a name, in scripts with capitals a word with one that does not begin the sentence, is neither
-marked nor said to be none: its annotation is missing, and nothing is learned from it. A marked name
-next to such a word is probably a part of a longer one, and is missing too.
+For each language, two files are written that `train_ner.py` reads: texts, and spans with what they
+are. In `soft/<language>.soft.jsonl.gz`, for distillation, a span has the teacher's probabilities of
+"no entity" and of each label; spans that are not written are none.
 
-Sentences without anything of this kind are kept as well, a third as many, so that a sentence is not
-taken for a name.
-
-Where there is a dump of Wikipedia, its paragraphs are taken besides: a link to an entity whose type
-is known is a name of that type, also where the article has it again without a link; other links are
-missing.
+In `silver/<language>.silver.jsonl.gz`, for self-training, a span that is surely an entity has its
+label, and what is not sure is neither an entity nor none: nothing is learned from its tokens. Sure
+is what the checkpoint gives a probability of at least `SURE`, or of `AGREED` if the knowledge base
+knows the name as that of such a thing, unless it knows it as another. A name that it knows well,
+where the checkpoint sees nothing, is not sure to be none. So most sentences are annotated as a
+whole, those without a name too: how rare names are in ordinary text is to be learned as well.
 """
 
 import gzip
 import hashlib
-import itertools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import spacy
+import torch
 import typer
-from spacy import util
-from spacy.tokens import Doc, DocBin, Span, Token
+from spacy.tokens import Doc
 from wasabi import msg
 
-from spacy_mluke.cli.annotated import LinkedText
-from spacy_mluke.cli.linking_data import TitleCounts, link_titles, read_dump
+from spacy_mluke.components.mentions import softmax, token_offsets
+from spacy_mluke.components.ner import MLukeNer
+from spacy_mluke.components.span_batches import SpanBatch, SpanStates
+from spacy_mluke.kb.dictionary import Dictionary
 from spacy_mluke.kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
+from spacy_mluke.spans import decode
 
-TYPES = ("PER", "LOC", "ORG")
-DUMPS = "wikitext/truncated/{lang}wiki-truncated-100k.xml.xz"
-# Least share of links or popularity that the best entity of a name must have, and letters that a
-# name must have: short and ambiguous ones are words more often than names.
+LANGUAGES = "ar bn de el en es fi fr hi id it ja ko nl pl pt ru sv sw te th tr vi zh"
+SURE, AGREED, DOUBTFUL = 0.85, 0.5, 0.1
+LABELS = ("PER", "LOC", "ORG", "MISC")  # the columns of probabilities, after "no entity"
+# Probability of an entity below which a span is not written for distillation
+LEAST = 0.01
+# Share of the best meaning, and letters, with which a name of the knowledge base is well known
 LEAST_PRIOR, LEAST_LETTERS = 0.5, 4
-# Scripts that are not written with spaces, or whose names are short.
-SHORT = {"ar": 3, "te": 3}
+MAX_TOKENS = 60
+SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=[^\W\d_])|(?<=[。！？])|\n")
 
 
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with the public data", exists=True)],
-    output: Annotated[Path, typer.Argument(help="Folder to write the corpora to")],
-    languages: Annotated[list[str], typer.Option("--language", help="Languages")],
-    names: Annotated[Path, typer.Option(help="Bare names, as documents, for all languages")],
-    max_docs: Annotated[int, typer.Option(help="Most sentences with names of a language")] = 2_000,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of a sentence")] = 60,
-    max_names: Annotated[int, typer.Option(help="Most bare names")] = 12_000,
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint that finds entities")],
+    output: Annotated[Path, typer.Argument(help="Folder to write to")],
+    docs: Annotated[int, typer.Option(help="Sentences of a language")] = 2_500,
+    skip: Annotated[int, typer.Option(help="Sentences of a language to leave out first")] = 0,
+    shift: Annotated[float, typer.Option(help='Taken off the logit of "no entity"')] = 0.0,
+    exclude: Annotated[Path | None, typer.Option(help="Texts to leave out, one a line")] = None,
+    languages: Annotated[str, typer.Option(help="Separated by blanks")] = LANGUAGES,
+    precision: Annotated[str, typer.Option(help="As of mluke_ner")] = "bf16",
 ) -> None:
-    """Mark the names of the knowledge base in plain sentences."""
+    """Annotate sentences of each language."""
+    torch.set_num_threads(1)
     nlp = spacy.blank(
         "xx",
         config={"nlp": {"tokenizer": {"@tokenizers": "spacy_mluke.MultilingualTokenizer.v1"}}},
     )
-    nlp.add_pipe(
-        "mluke_entities",
-        config={"mentions": "dictionary", "label_precedence": ["linked"], "precision": "bf16"},
-    )
-    output.mkdir(parents=True, exist_ok=True)
+    nlp.add_pipe("mluke_ner", config={"checkpoint": checkpoint, "precision": precision})
+    ner = nlp.get_pipe("mluke_ner")
+    assert isinstance(ner, MLukeNer)
+    ner.shim.checkpoint  # noqa: B018
+    if ner.labels != LABELS:
+        raise SystemExit(f"{checkpoint} finds {ner.labels}, not {LABELS}")
+    kb = KnowledgeBase.open(EMBEDDED_FOLDER)
+    dictionary = Dictionary(kb)
+    left_out = {_key(line) for line in exclude.read_text("utf8").split("\n")} if exclude else set()
+    for kind in ("silver", "soft"):
+        (output / kind).mkdir(parents=True, exist_ok=True)
     rows = []
-    for lang in languages:
-        named: list[Doc] = []
-        plain: list[Doc] = []
-        for doc in annotate(nlp, data / "text" / f"sentences.{lang}.txt.gz", lang):
-            if len(doc) > max_tokens or len(named) >= max_docs:
-                continue
-            kept, missing = judge(doc, lang)
-            doc = nlp.make_doc(doc.text)
-            spans = [Span(doc, start, end, label=label) for start, end, label in kept]
-            doc.set_ents(spans, missing=[doc[i : i + 1] for i in missing], default="outside")
-            if kept:
-                named.append(doc)
-            elif not missing and len(plain) < max_docs // 3:
-                plain.append(doc)
-        dump = data / DUMPS.format(lang=lang)
-        if dump.exists():
-            named += itertools.islice(paragraphs(nlp, dump, 4 * max_tokens), max_docs)
-        counts = Counter(ent.label_ for doc in named for ent in doc.ents)
-        rows.append((lang, len(named), len(plain), *(counts[label] for label in TYPES)))
-        DocBin(attrs=["ENT_IOB", "ENT_TYPE"], docs=[*named, *plain]).to_disk(
-            output / f"{lang}.silver.spacy"
-        )
-    bare = sorted(DocBin().from_disk(names).get_docs(nlp.vocab), key=lambda doc: _hash(doc.text))
-    DocBin(attrs=["ENT_IOB", "ENT_TYPE"], docs=bare[:max_names]).to_disk(
-        output / "names.silver.spacy"
-    )
-    msg.table(rows, header=("lang", "with names", "without", *TYPES), divider=True)
+    for lang in languages.split():
+        counts: Counter[str] = Counter()
+        made = read(nlp, data / "text", lang, left_out)
+        texts = [doc for _, doc in zip(range(skip + docs), made, strict=False)][skip:]
+        with (
+            gzip.open(
+                output / "silver" / f"{lang}.silver.jsonl.gz", "wt", encoding="utf8"
+            ) as silver,
+            gzip.open(output / "soft" / f"{lang}.soft.jsonl.gz", "wt", encoding="utf8") as soft,
+        ):
+            for at in range(0, len(texts), 128):
+                batch = texts[at : at + 128]
+                states = ner.model.predict(SpanBatch(batch, least=ner.cfg["filter"]))
+                logits = states.logits.copy()
+                logits[:, 0] -= shift
+                probabilities = softmax(logits)
+                bounds = np.searchsorted(states.docs, np.arange(len(batch) + 1))
+                for doc, low, high in zip(batch, bounds, bounds[1:], strict=False):
+                    part = slice(int(low), int(high))
+                    row = _silver(doc, states, probabilities, part, kb, dictionary, lang)
+                    counts["docs"] += 1
+                    counts["words"] += len(doc)
+                    counts["spans"] += len(row["spans"])
+                    counts["with spans"] += bool(row["spans"])
+                    counts["with missing"] += bool(row["missing"])
+                    print(json.dumps(row, ensure_ascii=False), file=silver)
+                    row = _soft(doc, states, probabilities, part)
+                    print(json.dumps(row, ensure_ascii=False), file=soft)
+        keys = ("docs", "words", "spans", "with spans", "with missing")
+        rows.append((lang, *(f"{counts[key]:,}" for key in keys)))
+        print(rows[-1], flush=True)
+    msg.table(rows, header=("lang", *keys), divider=True)
 
 
-def annotate(nlp: spacy.language.Language, path: Path, lang: str) -> Iterator[Doc]:
-    with gzip.open(path, "rt", encoding="utf8") as file:
-        lines = sorted({line.strip() for line in file}, key=_hash)
-
-    def docs() -> Iterator[Doc]:
-        for line in lines:
-            doc = nlp.make_doc(line)
-            doc._.mluke_lang = lang
+def read(
+    nlp: spacy.language.Language, folder: Path, lang: str, left_out: set[str]
+) -> Iterator[Doc]:
+    """Sentences in an order of their own, those of articles and single ones in turn."""
+    lines: list[str] = []
+    with gzip.open(folder / f"sentences.{lang}.txt.gz", "rt", encoding="utf8") as file:
+        lines = [line.strip() for line in file]
+    articles = folder / f"{lang}.jsonl.gz"
+    if articles.exists():
+        found: list[str] = []
+        with gzip.open(articles, "rt", encoding="utf8") as file:
+            for line in file:
+                found += SENTENCE_END.split(json.loads(line)["text"])
+                if len(found) > 40_000:
+                    break
+        more = sorted({text.strip() for text in found}, key=_hash)
+        lines = [
+            text for pair in zip(sorted(lines, key=_hash), more, strict=False) for text in pair
+        ]
+        lines += more[len(lines) // 2 :]
+    else:
+        lines.sort(key=_hash)
+    seen = set(left_out)
+    for text in lines:
+        key = _key(text)
+        if len(text) < 8 or key in seen:
+            continue
+        seen.add(key)
+        doc = nlp.make_doc(text)
+        if 3 <= len(doc) <= MAX_TOKENS:
             yield doc
 
-    yield from nlp.pipe(docs(), batch_size=256)
+
+def _soft(doc: Doc, states: SpanStates, probabilities: Any, part: slice) -> dict[str, Any]:
+    rows = np.flatnonzero(probabilities[part, 0] <= 1 - LEAST) + part.start
+    spans = [
+        (*_characters(doc, int(states.starts[i]), int(states.ends[i])),
+         [round(float(p), 4) for p in probabilities[i]])
+        for i in rows
+    ]  # fmt: skip
+    return {"text": doc.text, "spans": spans, "words": len(doc)}
 
 
-def judge(doc: Doc, lang: str) -> tuple[list[tuple[int, int, str]], list[int]]:
-    """RETURNS: the names to keep, as token bounds and label, and the tokens that are missing."""
-    kept: list[tuple[int, int, str]] = []
-    missing: set[int] = set()
+def _silver(
+    doc: Doc,
+    states: SpanStates,
+    probabilities: Any,
+    part: slice,
+    kb: KnowledgeBase,
+    dictionary: Dictionary,
+    lang: str,
+) -> dict[str, Any]:
+    chances = 1 - probabilities[part, 0]
+    best = probabilities[part, 1:].argmax(axis=1)
+    sure = probabilities[part, 1:].max(axis=1, initial=0.0)
+    starts, ends = states.starts[part], states.ends[part]
+    rows = np.flatnonzero(chances >= DOUBTFUL)
+    chosen = rows[decode(starts[rows], ends[rows], chances[rows], "flat")] if len(rows) else rows
+    spans: list[tuple[int, int, str]] = []
+    missing: list[tuple[int, int]] = []
     taken: set[int] = set()
-    for ent in doc.ents:
-        best = (ent._.mluke_candidates or [{"prior": 0.0, "type": ""}])[0]
-        letters = sum(map(str.isalpha, ent.text))
-        good = best["prior"] >= LEAST_PRIOR and best["type"] in TYPES
-        good = good and letters >= SHORT.get(lang, LEAST_LETTERS)
-        good = good and not ent.text[0].islower()
-        if good:
-            kept.append((ent.start, ent.end, best["type"]))
-            taken.update(range(ent.start, ent.end))
+    for i in chosen.tolist():
+        start, end = int(starts[i]), int(ends[i])
+        bounds = _characters(doc, start, end)
+        taken.update(range(start, end))
+        kind = _known_type(kb, doc.text[slice(*bounds)], lang)
+        label = LABELS[best[i]]
+        if kind in ("", label) and sure[i] >= (AGREED if kind else SURE):
+            spans.append((*bounds, label))
         else:
-            missing.update(range(ent.start, ent.end))
-    missing.update(t.i for t in doc if t.i not in taken and _may_be_name(t))
-    whole = [
-        (start, end, label)
-        for start, end, label in kept
-        if start - 1 not in missing and end not in missing
-    ]
-    for start, end, _ in set(kept) - set(whole):
-        missing.update(range(start, end))
-    return whole, sorted(missing)
+            missing.append(bounds)
+    for start, end in dictionary.find(doc.text, *token_offsets(doc)):
+        if taken.isdisjoint(range(start, end)):
+            bounds = _characters(doc, start, end)
+            if _known_type(kb, doc.text[slice(*bounds)], lang):
+                missing.append(bounds)
+    return {"text": doc.text, "spans": spans, "missing": missing, "words": len(doc)}
 
 
-def paragraphs(nlp: spacy.language.Language, path: Path, max_tokens: int) -> Iterator[Doc]:
-    """The paragraphs of a dump that have names, as documents."""
-    kb = KnowledgeBase.open(EMBEDDED_FOLDER)
-    texts = [text for text in read_dump(path) if isinstance(text, LinkedText)]
-    for text in link_titles(kb, texts, TitleCounts()):
-        types: dict[str, str] = {}
-        for mention in text.mentions:
-            number = kb.number(mention.link) if mention.link else None
-            found = kb.types(number) if number is not None else ()
-            types[text.text[mention.start : mention.end]] = next(iter(found), "")
-        names = {
-            form: label
-            for form, label in types.items()
-            if label in TYPES and len(form) > 2 and not form[0].islower()
-        }
-        begin = 0
-        for line in text.text.split("\n"):
-            end = begin + len(line)
-            links = [m for m in text.mentions if begin <= m.start and m.end <= end]
-            doc = nlp.make_doc(line)
-            if 5 <= len(doc) <= max_tokens:
-                spans = [(doc.char_span(m.start - begin, m.end - begin), "") for m in links]
-                for form, label in names.items():
-                    for match in re.finditer(re.escape(form), line):
-                        spans.append((doc.char_span(*match.span()), label))
-                found_spans = [Span(doc, s.start, s.end, label=lb) for s, lb in spans if s and lb]
-                kept = util.filter_spans(found_spans)
-                taken = {i for span in kept for i in range(span.start, span.end)}
-                missing = {i for s, _ in spans if s for i in range(s.start, s.end)}
-                missing.update(t.i for t in doc if _may_be_name(t))
-                if kept:
-                    tokens = [doc[i : i + 1] for i in sorted(missing - taken)]
-                    doc.set_ents(kept, missing=tokens, default="outside")
-                    yield doc
-            begin = end + 1
+def _known_type(kb: KnowledgeBase, form: str, lang: str) -> str:
+    """The type of what a name most likely means; "" if it is not well known."""
+    if sum(map(str.isalpha, form)) < LEAST_LETTERS or form[0].islower():
+        return ""
+    candidates = kb.candidates([form], [lang], limit=5)
+    if not len(candidates.entities) or candidates.priors[0] < LEAST_PRIOR:
+        return ""
+    if candidates.similarity[0] < 1:
+        return ""
+    types = kb.types(int(candidates.entities[0]))
+    return types[0] if types and types[0] in ("PER", "LOC", "ORG") else ""
 
 
-def _may_be_name(token: Token) -> bool:
-    return token.i > 0 and token.text[0].isupper() and not token.is_sent_start
+def _characters(doc: Doc, start: int, end: int) -> tuple[int, int]:
+    return doc[start].idx, doc[end - 1].idx + len(doc[end - 1])
+
+
+def _key(text: str) -> str:
+    return "".join(text.split()).casefold()
 
 
 def _hash(text: str) -> str:
