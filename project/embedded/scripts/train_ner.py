@@ -110,7 +110,7 @@ def main(
     train_table: Annotated[bool, typer.Option(help="Train the word embeddings too")] = False,
     precision: Annotated[str, typer.Option(help="As of mluke_ner")] = "bf16",
     seed: Annotated[int, typer.Option()] = 0,
-    minutes: Annotated[float, typer.Option(help="Stop after so long, to go on later")] = 1e9,
+    steps: Annotated[int, typer.Option(help="Stop after so many, to go on later")] = 10**9,
     save_every: Annotated[float, typer.Option(help="Minutes between checkpoints")] = 5.0,
 ) -> None:
     """Train `mluke_ner`; goes on with a run that OUTPUT has."""
@@ -151,11 +151,12 @@ def main(
                 at, one.at = one.at, one.at - one.at % len(one.texts)
                 one.next(seed)
                 one.at = at
+    last = step + steps
     output.mkdir(parents=True, exist_ok=True)
     began = saved = time.monotonic()
     losses: list[tuple[float, float]] = []
     with (output / "log.jsonl").open("a", encoding="utf8") as log:
-        while seen < words and time.monotonic() - began < 60 * minutes:
+        while seen < words and step < last:
             docs, gold = read_batch(nlp, corpus, shares, batch, seed, step)
             progress = seen / words
             factor = min(progress / warmup, 1.0) * max(1.0 - progress, 0.0) + 1e-3
