@@ -695,6 +695,42 @@ def create_question_corpus(
     return QuestionCorpus(path, gold_key, limit=limit, shuffle=shuffle)
 
 
+def create_balanced_corpus(
+    path: Path | list[Path],
+    weights: dict[str, float] = {},  # noqa: B006
+    smoothing: float = 0.5,
+    labels: dict[str, list[str]] = {},  # noqa: B006
+    max_length: int = 0,
+    limit: int = 0,
+    seed: int = 0,
+) -> Callable[[Language], Iterable[Example]]:
+    """`spacy_mluke.BalancedCorpus.v1`: reads .spacy files of many languages and sets, and draws
+    documents from them in proportions that do not depend on how large they are, for ever.
+
+    path (Union[Path, List[Path]]): A folder of files named LANGUAGE.SET.spacy, or a list of such.
+    weights (Dict[str, float]): Share of a set in its language, by SET or LANGUAGE.SET; 1 for those
+        that are not named, 0 leaves out.
+    smoothing (float): A language's share of the tokens grows with this power of how many it has:
+        0, all have the same; 1, as they are.
+    labels (Dict[str, List[str]]): Labels that a set annotates, by SET or LANGUAGE.SET; sets that
+        are not named annotate all, or what their documents say.
+    max_length (int): Tokens of the longest document to take; 0 for any.
+    limit (int): Documents to read; 0, for max_epochs = -1, never to end.
+    seed (int): Of the order.
+    """
+    from .balancing import BalancedCorpus
+
+    return BalancedCorpus(
+        path,
+        weights=weights,
+        smoothing=smoothing,
+        labels=labels,
+        max_length=max_length,
+        limit=limit,
+        seed=seed,
+    )
+
+
 def create_transformer_model(
     checkpoint: str = "embedded",
     revision: str | None = None,

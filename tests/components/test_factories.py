@@ -46,6 +46,7 @@ NAMES = {
     ("scorers", "spacy_mluke.relations_scorer.v1"),
     ("readers", "spacy_mluke.MentionCorpus.v1"),
     ("readers", "spacy_mluke.QuestionCorpus.v1"),
+    ("readers", "spacy_mluke.BalancedCorpus.v1"),
 }
 OF_THE_SHIM = {
     "checkpoint", "revision", "freeze", "head_learn_rate", "layer_decay", "device", "precision",
