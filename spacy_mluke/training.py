@@ -102,7 +102,7 @@ class MLukeShim(Shim):
         self._precision = resolve_precision(self.precision_name, device)
         self.tuning.freeze_parts(checkpoint.encoder)
         self._checkpoint = checkpoint
-        self._changed()
+        self.weights_changed()
         self._model = checkpoint.model.to(device).eval()
         set_precision(self._model, self._precision)
         self._optimizer = None
@@ -243,9 +243,11 @@ class MLukeShim(Shim):
         setattr(checkpoint.model, name, head.to(self.device).eval())
         checkpoint.config = checkpoint.model.config = checkpoint.encoder.config = config
         self._optimizer = None
-        self._changed()
+        self.weights_changed()
 
-    def _changed(self) -> None:
+    def weights_changed(self) -> None:
+        """Say that the weights are no longer those that vectors were computed and files written
+        with."""
         self.state = uuid.uuid4().hex
 
     # -- running -------------------------------------------------------------------------------
@@ -315,7 +317,7 @@ class MLukeShim(Shim):
             factors = self.tuning.rate_factors(self.checkpoint.model)
             self._optimizer = make_optimizer(optimizer, parameters, factors)
         step(self._optimizer, optimizer)
-        self._changed()
+        self.weights_changed()
         if optimizer.averages is not None:
             self._update_averages(with_gradient)
             # spaCy looks there to see whether there are averages to evaluate with.

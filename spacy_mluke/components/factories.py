@@ -644,6 +644,14 @@ def create_entities_scorer() -> Callable[..., dict[str, Any]]:
     return score_entities
 
 
+def create_calibration() -> Callable[[Language], Language]:
+    """`spacy_mluke.calibrate.v1`, for [training.before_to_disk]: what `spacy train` saves has its
+    `mluke_ner` calibrated on the development data."""
+    from .calibrated_saving import calibrate_saved
+
+    return calibrate_saved
+
+
 def create_multilingual_tokenizer() -> Callable[[Language], "MultilingualTokenizer"]:
     """`spacy_mluke.MultilingualTokenizer.v1`, for [nlp.tokenizer]."""
     from .tokenizer import MultilingualTokenizer

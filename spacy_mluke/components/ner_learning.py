@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from spacy.tokens import Span
 from spacy.training import Example
 
-from ..tokenization import Ints
 from .mentions import Floats
 from .scorers import Bounds, annotated_labels, mentions
 from .span_batches import SpanStates
@@ -81,29 +80,15 @@ def ner_loss(
 
     RETURNS: the loss, and its gradients by `logits` and `boundaries`.
     """
-    size = max((len(g.unknown) for g in gold), default=0) + 1
-    truths, known = _span_truths(gold, labels, states, size)
-    rows = np.arange(len(truths))
+    may_be, known = span_truths(gold, labels, states)
     shifted = states.logits - states.logits.max(axis=1, keepdims=True, initial=-1e9)
     logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    right, aims = logs[rows, truths], np.zeros_like(logs)
-    aims[rows, truths] = 1
-    partly = [g.annotated is not None for g in gold]
-    if any(partly):
-        open_rows = np.flatnonzero((truths == 0) & np.array(partly)[states.docs])
-        may_be = np.array(
-            [
-                [True, *(g.annotated is not None and x not in g.annotated for x in labels)]
-                for g in gold
-            ]
-        )
-        among = np.where(may_be[states.docs[open_rows]], logs[open_rows], -np.inf)
-        right[open_rows] = np.logaddexp.reduce(among, axis=1)
-        aims[open_rows] = np.exp(among - right[open_rows, None])
+    among = np.where(may_be, logs, -np.inf)
+    right = np.logaddexp.reduce(among, axis=1)
     loss = -float(right[known].sum())
-    d_logits = np.exp(logs) - aims
+    d_logits = np.exp(logs) - np.exp(among - right[:, None])
     d_logits[~known] = 0
-    is_end, token_known = _token_truths(gold, states, size)
+    is_end, token_known = _token_truths(gold, states)
     away = np.where(is_end > 0, -states.boundaries, states.boundaries)
     loss += float(np.logaddexp(0, away)[token_known].sum())
     chances = np.exp(-np.logaddexp(0, -states.boundaries))
@@ -117,13 +102,12 @@ def ner_loss(
     )
 
 
-def _span_truths(
-    gold: Sequence[GoldSpans], labels: Sequence[str], states: SpanStates, size: int
-) -> tuple[Ints, NDArray[np.bool_]]:
-    """size: more than the tokens of any document.
-
-    RETURNS: the right column of each span [K], and whether it is known.
-    """
+def span_truths(
+    gold: Sequence[GoldSpans], labels: Sequence[str], states: SpanStates
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """RETURNS: which columns of a span's logits may be the right one [K, 1 + L]: one, or, where not
+    all labels are annotated, "no entity" and those that are not; and whether it is known [K]."""
+    size = _size_of(gold)
     columns = {label: i + 1 for i, label in enumerate(labels)}
     table = np.array(
         [
@@ -137,19 +121,23 @@ def _span_truths(
     keys = (states.docs * size + states.starts) * size + states.ends
     at = np.searchsorted(table[:, 0], keys)
     is_gold = np.append(table[:, 0], -1)[at] == keys
-    truths = np.where(is_gold, np.append(table[:, 1], 0)[at], 0)
+    of_doc = np.zeros((len(gold), 1 + len(labels)), bool)
     # How many unknown tokens there are before each place of each document.
     before = np.zeros((len(gold), size), np.int64)
-    for row, g in zip(before, gold, strict=True):
-        np.cumsum(g.unknown, out=row[1 : len(g.unknown) + 1])
+    for doc, g in enumerate(gold):
+        of_doc[doc] = [True, *(g.annotated is not None and x not in g.annotated for x in labels)]
+        np.cumsum(g.unknown, out=before[doc, 1 : len(g.unknown) + 1])
+    may_be = of_doc[states.docs]
+    may_be[is_gold] = np.eye(1 + len(labels), dtype=bool)[table[at[is_gold], 1]]
     all_known = before[states.docs, states.ends] == before[states.docs, states.starts]
-    return truths, is_gold | all_known
+    return may_be, is_gold | all_known
 
 
 def _token_truths(
-    gold: Sequence[GoldSpans], states: SpanStates, size: int
+    gold: Sequence[GoldSpans], states: SpanStates
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """RETURNS: whether entities begin and end with tokens [T, 2], and whether that is known."""
+    size = _size_of(gold)
     ends = np.zeros((len(gold), size, 2), np.float32)
     unknown = np.zeros((len(gold), size), bool)
     for doc, g in enumerate(gold):
@@ -158,6 +146,11 @@ def _token_truths(
             ends[doc, start, 0] = ends[doc, end - 1, 1] = 1
     docs, tokens = states.tokens.T
     return ends[docs, tokens], states.can & ~unknown[docs, tokens][:, None]
+
+
+def _size_of(gold: Sequence[GoldSpans]) -> int:
+    """More than the tokens of any document."""
+    return max((len(g.unknown) for g in gold), default=0) + 1
 
 
 def check_labels(name: str, gold: Sequence[GoldSpans], labels: Sequence[str]) -> None:

@@ -47,6 +47,7 @@ NAMES = {
     ("readers", "spacy_mluke.MentionCorpus.v1"),
     ("readers", "spacy_mluke.QuestionCorpus.v1"),
     ("readers", "spacy_mluke.BalancedCorpus.v1"),
+    ("callbacks", "spacy_mluke.calibrate.v1"),
 }
 OF_THE_SHIM = {
     "checkpoint", "revision", "freeze", "head_learn_rate", "layer_decay", "device", "precision",

@@ -274,10 +274,10 @@ def test_a_document_says_which_labels_it_has(nlp):
     assert gold_spans(Example(make_doc(nlp), reference), None).annotated is None
     reference._.mluke_annotated_labels = ["LOC", "PER"]
     gold = gold_spans(Example(make_doc(nlp), reference), None)
-    assert gold.annotated == {"LOC", "PER"}
+    assert gold.annotated == frozenset({"LOC", "PER"})
     saved = DocBin(docs=[reference], store_user_data=True).to_bytes()
     (again,) = DocBin().from_bytes(saved).get_docs(nlp.vocab)
-    assert gold_spans(Example(make_doc(nlp), again), None).annotated == {"LOC", "PER"}
+    assert gold_spans(Example(make_doc(nlp), again), None).annotated == frozenset({"LOC", "PER"})
     reference._.mluke_annotated_labels = "LOC"
     with pytest.raises(ValueError, match=r"of 'New York and .* is the text 'LOC'; make it a list"):
         gold_spans(Example(make_doc(nlp), reference), None)
