@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from thinc.api import CupyOps, get_current_ops
 
@@ -61,7 +63,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """How matrices are multiplied by a component's `precision` setting; weights and results are
     float32 throughout.
 
-    "auto" is "bf16" on CUDA devices that have it, else "exact".
+    "auto" is "bf16" on CUDA devices that have it, else "exact". "bf16" is "exact" on CPUs that do
+    not have it, where it would be emulated and half as fast; a warning says so.
 
     RAISES (ValueError): If there is no such setting, or the device has not what it takes.
     """
@@ -79,4 +82,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
             'precision is "int8", but this CPU or this build of torch has no VNNI or AMX '
             'instructions, without which it is slow and wrong; use "exact" or "auto"'
         )
+    if precision == "bf16" and device.type == "cpu" and "bf16" not in cpu_products():
+        warnings.warn(
+            'precision is "bf16", but this CPU or this build of torch has no AVX512_BF16 or AMX '
+            'instructions, without which it is half as fast: "exact" is used instead',
+            UserWarning,
+            stacklevel=2,
+        )
+        return "exact"
     return precision

@@ -7,14 +7,30 @@ mLUKE's own training.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from thinc.api import Optimizer
 from torch import nn
 
 
-def make_optimizer(optimizer: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """What steps as thinc's does. Its groups: parameters that decay, and those that do not."""
-    groups = group_parameters(parameters)
+def make_optimizer(
+    optimizer: Optimizer,
+    parameters: list[nn.Parameter],
+    factors: Mapping[nn.Parameter, float],
+) -> torch.optim.Optimizer:
+    """What steps as thinc's does. Its groups: for each factor of the learning rate, parameters that
+    decay, and those that do not."""
+    by_factor: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_factor.setdefault(factors[parameter], []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {**group, "factor": factor, "decays": decays}
+        for factor, of_factor in by_factor.items()
+        for group, decays in zip(group_parameters(of_factor), (True, False), strict=True)
+        if group["params"]
+    ]
     if not optimizer.b1 and not optimizer.b2:
         return torch.optim.SGD(groups)  # where decay and L2 are the same
     if optimizer.use_radam:
@@ -45,9 +61,9 @@ def clip_gradients(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None
 
 def step(torch_optimizer: torch.optim.Optimizer, optimizer: Optimizer) -> None:
     """Step, with the settings of thinc's optimizer as they stand now, and drop the gradients."""
-    for group, decays in zip(torch_optimizer.param_groups, (True, False), strict=True):
-        group["lr"] = float(optimizer.learn_rate)
-        group["weight_decay"] = float(optimizer.L2) if decays else 0.0
+    for group in torch_optimizer.param_groups:
+        group["lr"] = float(optimizer.learn_rate) * group["factor"]
+        group["weight_decay"] = float(optimizer.L2) if group["decays"] else 0.0
         if "betas" in group:
             group["betas"] = (float(optimizer.b1), float(optimizer.b2))
             group["eps"] = float(optimizer.eps)

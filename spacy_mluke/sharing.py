@@ -5,7 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from .training import Freeze, MLukeShim
+from .training import MLukeShim
+from .tuning import DEFAULT_TUNING, Tuning
 
 _shared: weakref.WeakKeyDictionary[Any, list[weakref.ref[MLukeShim]]] = weakref.WeakKeyDictionary()
 
@@ -18,7 +19,7 @@ def shared_shim(
     *,
     device: str = "auto",
     precision: str = "auto",
-    freeze: Freeze = "nothing",
+    tuning: Tuning = DEFAULT_TUNING,
     positions: int | None = None,
 ) -> MLukeShim:
     """The checkpoint that the components of a pipeline share which have the same settings.
@@ -27,14 +28,14 @@ def shared_shim(
     user: the kind of the component, such as "mluke_ner"; two of a kind do not share.
     """
     shims = [shim for ref in _shared.get(pipeline, []) if (shim := ref()) is not None]
-    asked = (source, revision, device, precision, freeze, positions)
+    asked = (source, revision, device, precision, tuning, positions)
     for shim in shims:
-        held = (shim.source, shim.revision, shim.device_name, shim.precision_name, shim.freeze,
+        held = (shim.source, shim.revision, shim.device_name, shim.precision_name, shim.tuning,
                 shim.positions)  # fmt: skip
         if held == asked and user not in shim.users:
             return shim
     shim = MLukeShim(
-        source, revision, device=device, precision=precision, freeze=freeze, positions=positions
+        source, revision, device=device, precision=precision, tuning=tuning, positions=positions
     )
     _shared[pipeline] = [weakref.ref(shim) for shim in (*shims, shim)]
     return shim

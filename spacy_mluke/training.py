@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import srsly
 import torch
@@ -31,12 +31,12 @@ from .kb.vocabulary import default_cache
 from .optimizers import clip_gradients, make_optimizer, step
 from .products import HALVES, cpu_products, set_precision
 from .references import SAME_AS, follow, refer
+from .tuning import DEFAULT_TUNING, Tuning
 from .weights import TABLE_SHARD
 
 _process = os.getpid()
 
 Result = TypeVar("Result")
-Freeze = Literal["nothing", "embeddings", "encoder"]
 
 # Bias of the boundary scores before training: few tokens begin an entity, and a new head looks at
 # few spans.
@@ -51,7 +51,7 @@ class MLukeShim(Shim):
 
     source, revision: as for `load_checkpoint`.
     device, precision: as for `resolve_device` and `resolve_precision`.
-    freeze: what training leaves as it is: nothing, the embeddings, or the whole encoder.
+    tuning: what training changes, and how fast.
     positions: the largest batch, in positions; None chooses by device.
     """
 
@@ -62,13 +62,13 @@ class MLukeShim(Shim):
         *,
         device: str = "auto",
         precision: str = "auto",
-        freeze: Freeze = "nothing",
+        tuning: Tuning = DEFAULT_TUNING,
         positions: int | None = None,
     ) -> None:
         super().__init__(None)
         self.source, self.revision = source, revision
         self.device_name, self.precision_name = device, precision
-        self.freeze = freeze
+        self.tuning = tuning
         self.positions = positions
         # Kinds of components that hold this, such as "mluke_ner"; each sees to a head of its own.
         self.users: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -99,21 +99,14 @@ class MLukeShim(Shim):
     def set_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Take a checkpoint, move it to the device and freeze what is to be frozen."""
         device = resolve_device(self.device_name)
-        precision = resolve_precision(self.precision_name, device)
+        self._precision = resolve_precision(self.precision_name, device)
+        self.tuning.freeze_parts(checkpoint.encoder)
         self._checkpoint = checkpoint
-        self._changed()
+        self.weights_changed()
         self._model = checkpoint.model.to(device).eval()
-        set_precision(self._model, precision)
+        set_precision(self._model, self._precision)
         self._optimizer = None
         self._averages, self._averaged_steps = {}, {}
-        encoder = checkpoint.encoder
-        frozen: dict[Freeze, list[nn.Module]] = {
-            "nothing": [],
-            "embeddings": [encoder.embeddings, encoder.entity_embeddings],
-            "encoder": [encoder],
-        }
-        for module in frozen[self.freeze]:
-            module.requires_grad_(False)
 
     def peek_config(self) -> MLukeConfig | None:
         """The checkpoint's config, without its weights; None for a hub name that is not loaded."""
@@ -136,8 +129,7 @@ class MLukeShim(Shim):
 
     def autocast(self, is_train: bool) -> contextlib.AbstractContextManager:
         """What a pass of the model runs in."""
-        device = self.device
-        precision = resolve_precision(self.precision_name, device)
+        device, precision = self.device, self._precision
         # Where `products` has a way of its own, to predict, torch is not to convert anything.
         known = {"cpu": cpu_products(), "cuda": tuple(HALVES)}.get(device.type, ())
         own = not is_train and precision in known
@@ -251,9 +243,11 @@ class MLukeShim(Shim):
         setattr(checkpoint.model, name, head.to(self.device).eval())
         checkpoint.config = checkpoint.model.config = checkpoint.encoder.config = config
         self._optimizer = None
-        self._changed()
+        self.weights_changed()
 
-    def _changed(self) -> None:
+    def weights_changed(self) -> None:
+        """Say that the weights are no longer those that vectors were computed and files written
+        with."""
         self.state = uuid.uuid4().hex
 
     # -- running -------------------------------------------------------------------------------
@@ -279,7 +273,7 @@ class MLukeShim(Shim):
                 yield model
             return
         model.train()
-        if self.freeze == "encoder":
+        if self.tuning.freeze == "encoder":
             model.luke.eval()
         set_dropout(model, dropout)
         with self.autocast(is_train):
@@ -320,9 +314,10 @@ class MLukeShim(Shim):
             return
         clip_gradients(optimizer, with_gradient)
         if self._optimizer is None:
-            self._optimizer = make_optimizer(optimizer, parameters)
+            factors = self.tuning.rate_factors(self.checkpoint.model)
+            self._optimizer = make_optimizer(optimizer, parameters, factors)
         step(self._optimizer, optimizer)
-        self._changed()
+        self.weights_changed()
         if optimizer.averages is not None:
             self._update_averages(with_gradient)
             # spaCy looks there to see whether there are averages to evaluate with.
@@ -372,7 +367,8 @@ class MLukeShim(Shim):
         if self._checkpoint is not None:
             device = resolve_device(self.device_name)
             self._checkpoint.model.to(device)
-            set_precision(self._model, resolve_precision(self.precision_name, device))
+            self._precision = resolve_precision(self.precision_name, device)
+            set_precision(self._model, self._precision)
             self._averages = {p: average.to(device) for p, average in self._averages.items()}
             self._optimizer = None
 
@@ -393,7 +389,7 @@ class MLukeShim(Shim):
             self.revision,
             device=self.device_name,
             precision=self.precision_name,
-            freeze=self.freeze,
+            tuning=self.tuning,
             positions=self.positions,
         )
 

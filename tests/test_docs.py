@@ -25,6 +25,7 @@ import spacy_mluke.checkpoint
 from spacy_mluke.cli import app
 from spacy_mluke.components.entities import MLukeEntities
 from spacy_mluke.components.factories import (
+    create_balanced_corpus,
     create_mention_corpus,
     create_question_corpus,
     create_transformer_model,
@@ -178,7 +179,7 @@ def test_config(block):
         assert wanted.items() <= dict_to_dot(filled[section]).items()
     if "training" in config:
         registry.resolve(filled["training"], schema=ConfigSchemaTraining)
-        registry.resolve({key: filled["corpora"][key] for key in config["corpora"]})
+        registry.resolve({key: filled["corpora"][key] for key in config.get("corpora", {})})
 
 
 @pytest.mark.parametrize("block", blocks_in("bash", "console", "sh"), ids=name_of)
@@ -242,9 +243,10 @@ def test_methods_of_mluke_entities():
     [
         ("transformer.md", "## Arguments", create_transformer_model),
         ("training.md", "## MentionCorpus", create_mention_corpus),
+        ("training.md", "## BalancedCorpus", create_balanced_corpus),
         ("qa.md", "### QuestionCorpus", create_question_corpus),
     ],
-    ids=["transformer", "corpus", "question_corpus"],
+    ids=["transformer", "corpus", "balanced_corpus", "question_corpus"],
 )
 def test_arguments(page, heading, function):
     assert defaults_in_table(page, heading) == defaults_of(function)

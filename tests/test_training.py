@@ -6,7 +6,7 @@ import torch
 from thinc.api import SGD, Adam, Optimizer, decaying
 
 from spacy_mluke.devices import largest_batch, resolve_device, resolve_precision
-from spacy_mluke.products import cpu_products, set_precision
+from spacy_mluke.products import Linear, cpu_products, set_precision
 from spacy_mluke.training import MLukeShim
 
 from .components.test_entities import make_examples, make_nlp
@@ -149,7 +149,7 @@ def test_precisions_are_near_exact(typing_checkpoint):
 
     pack = Pack.from_windows([np.arange(30)], [np.array([2])], [[np.array([1, 2])]])
     states = {}
-    for precision in ("exact", "bf16", *cpu_products()):
+    for precision in ("exact", *cpu_products()):
         shim = MLukeShim(str(typing_checkpoint), device="cpu", precision=precision)
         with shim.running(is_train=False) as model:
             states[precision] = model(pack)[1].float().clone()
@@ -223,6 +223,21 @@ def test_impossible_precisions(monkeypatch):
     monkeypatch.setattr("spacy_mluke.devices.cpu_products", lambda: ("bf16",))
     with pytest.raises(ValueError, match=r'"int8", but this CPU .* no VNNI .* use "exact"'):
         resolve_precision("int8", CPU)
+
+
+def test_bf16_without_hardware_is_exact_and_says_so(typing_checkpoint, monkeypatch):
+    for module in ("devices", "training"):
+        monkeypatch.setattr(f"spacy_mluke.{module}.cpu_products", lambda: ("int8",))
+    shim = MLukeShim(str(typing_checkpoint), device="cpu", precision="bf16")
+    with pytest.warns(UserWarning, match='precision is "bf16", but this CPU .* "exact" is used'):
+        model = shim.checkpoint.model
+    assert {m.precision for m in model.modules() if isinstance(m, Linear)} == {"exact"}
+    # Warnings are errors: it is said once.
+    for is_train in (True, False):
+        with shim.running(is_train):
+            assert not torch.is_autocast_enabled("cpu")
+    monkeypatch.setattr("spacy_mluke.devices.cpu_products", lambda: ("bf16",))
+    assert resolve_precision("bf16", CPU) == "bf16"
 
 
 def test_wider_models_run_less_at_once():

@@ -2,7 +2,8 @@
 `doc._.mluke_answers` and `doc._.mluke_cloze`, and the optional hooks of `Span.vector`: views of
 what a component wrote to `doc.spans[...]`, which is what gets saved. And what a program may set:
 `doc._.mluke_lang`, its language, `doc._.mluke_given`, that its mentions are given and no others are
-to be looked for, and `doc._.mluke_questions`, a list of texts, that are asked about it."""
+to be looked for, `doc._.mluke_questions`, a list of texts, that are asked about it, and
+`doc._.mluke_annotated_labels`, the labels that its annotation covers, None for all."""
 
 from __future__ import annotations
 
@@ -31,7 +32,12 @@ def install_extensions() -> None:
     ):
         if not Doc.has_extension(name):
             Doc.set_extension(name, getter=view)
-    for name, default in (("mluke_lang", None), ("mluke_given", False), ("mluke_questions", ())):
+    for name, default in (
+        ("mluke_lang", None),
+        ("mluke_given", False),
+        ("mluke_questions", ()),
+        ("mluke_annotated_labels", None),
+    ):
         if not Doc.has_extension(name):
             Doc.set_extension(name, default=default)
 

@@ -58,6 +58,8 @@ DEFAULT_SPANS_KEY = "mluke"
         "span_hooks": False,
         "learn": ["typing", "linking"],
         "freeze": "nothing",
+        "head_learn_rate": 1.0,
+        "layer_decay": 1.0,
         "device": "auto",
         "precision": "auto",
         "max_batch_positions": None,
@@ -102,7 +104,9 @@ def make_mluke_entities(
     consistent: bool,
     span_hooks: bool,
     learn: list[Literal["typing", "linking"]],
-    freeze: Literal["nothing", "embeddings", "encoder"],
+    freeze: Literal["nothing", "embeddings", "encoder"] | int,
+    head_learn_rate: float,
+    layer_decay: float,
     device: str,
     precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
     max_batch_positions: int | None,
@@ -139,7 +143,11 @@ def make_mluke_entities(
     consistent (bool): Mentions of a document that are spelt alike mean the same.
     span_hooks (bool): Let span.vector and span.similarity of mentions use the entity vectors.
     learn (List[str]): What training learns: "typing", "linking".
-    freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
+    freeze (Union[str, int]): What training leaves as it is: "nothing", "embeddings", "encoder", or
+        the embeddings and so many layers, the lowest.
+    head_learn_rate (float): Factor of the learning rate for heads.
+    layer_decay (float): Factor of the learning rate for each layer below the top, once more for
+        each; for embeddings, once more than for the lowest.
     device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
     precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (to
         predict on CPUs) or "auto".
@@ -147,6 +155,7 @@ def make_mluke_entities(
     scorer (Optional[Callable]): The scoring method.
     """
     from ..sharing import shared_shim
+    from ..tuning import Tuning
     from .entities import MLukeEntities
 
     return MLukeEntities(
@@ -158,7 +167,7 @@ def make_mluke_entities(
             revision,
             device=device,
             precision=precision,
-            freeze=freeze,
+            tuning=Tuning(freeze, head_learn_rate, layer_decay),
             positions=max_batch_positions,
         ),
         name,
@@ -207,6 +216,8 @@ def make_mluke_entities(
         "spans_key": "mluke_ner",
         "learn_from": "ents",
         "freeze": "nothing",
+        "head_learn_rate": 1.0,
+        "layer_decay": 1.0,
         "device": "auto",
         "precision": "auto",
         "max_batch_positions": None,
@@ -234,7 +245,9 @@ def make_mluke_ner(
     set_ents: bool,
     spans_key: str,
     learn_from: Literal["ents", "spans"],
-    freeze: Literal["nothing", "embeddings", "encoder"],
+    freeze: Literal["nothing", "embeddings", "encoder"] | int,
+    head_learn_rate: float,
+    layer_decay: float,
     device: str,
     precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
     max_batch_positions: int | None,
@@ -245,7 +258,7 @@ def make_mluke_ner(
 
     checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
         it is first needed. Components of a pipeline with the same checkpoint and the same freeze,
-        device, precision and max_batch_positions share it.
+        head_learn_rate, layer_decay, device, precision and max_batch_positions share it.
     revision (Optional[str]): Branch, tag or commit of a hub name.
     mode (str): Read the words once, and then the spans that may be entities ("fast"), or all spans
         together with the words, as the paper does ("paper"). "auto": what the checkpoint was
@@ -263,7 +276,11 @@ def make_mluke_ner(
     spans_key (str): Write results to doc.spans[spans_key].
     learn_from (str): Learn from doc.ents ("ents"), or from doc.spans[spans_key] ("spans"), which
         may overlap.
-    freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
+    freeze (Union[str, int]): What training leaves as it is: "nothing", "embeddings", "encoder", or
+        the embeddings and so many layers, the lowest.
+    head_learn_rate (float): Factor of the learning rate for heads.
+    layer_decay (float): Factor of the learning rate for each layer below the top, once more for
+        each; for embeddings, once more than for the lowest.
     device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
     precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (to
         predict on CPUs) or "auto".
@@ -271,6 +288,7 @@ def make_mluke_ner(
     scorer (Optional[Callable]): The scoring method.
     """
     from ..sharing import shared_shim
+    from ..tuning import Tuning
     from .ner import MLukeNer
 
     return MLukeNer(
@@ -282,7 +300,7 @@ def make_mluke_ner(
             revision,
             device=device,
             precision=precision,
-            freeze=freeze,
+            tuning=Tuning(freeze, head_learn_rate, layer_decay),
             positions=max_batch_positions,
         ),
         name,
@@ -316,6 +334,8 @@ def make_mluke_ner(
         "type_pairs": None,
         "threshold": None,
         "freeze": "nothing",
+        "head_learn_rate": 1.0,
+        "layer_decay": 1.0,
         "device": "auto",
         "precision": "auto",
         "max_batch_positions": None,
@@ -345,7 +365,9 @@ def make_mluke_relations(
     max_sentences: int | None,
     type_pairs: list[list[str]] | None,
     threshold: float | None,
-    freeze: Literal["nothing", "embeddings", "encoder"],
+    freeze: Literal["nothing", "embeddings", "encoder"] | int,
+    head_learn_rate: float,
+    layer_decay: float,
     device: str,
     precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
     max_batch_positions: int | None,
@@ -355,7 +377,7 @@ def make_mluke_relations(
 
     checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
         it is first needed. Components of a pipeline with the same checkpoint and the same freeze,
-        device, precision and max_batch_positions share it.
+        head_learn_rate, layer_decay, device, precision and max_batch_positions share it.
     revision (Optional[str]): Branch, tag or commit of a hub name.
     mode (str): Read all mentions of a window at once ("fast"), or each pair in a text of its own,
         between markers, as the paper does ("paper"). "auto": what the checkpoint was trained for;
@@ -376,7 +398,11 @@ def make_mluke_relations(
         as [["PER", "ORG"]]; if asked once, in either order. None: about all.
     threshold (Optional[float]): Least probability, 0 to 1, of a relation. None: it is likelier than
         the others.
-    freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
+    freeze (Union[str, int]): What training leaves as it is: "nothing", "embeddings", "encoder", or
+        the embeddings and so many layers, the lowest.
+    head_learn_rate (float): Factor of the learning rate for heads.
+    layer_decay (float): Factor of the learning rate for each layer below the top, once more for
+        each; for embeddings, once more than for the lowest.
     device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
     precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (to
         predict on CPUs) or "auto".
@@ -384,6 +410,7 @@ def make_mluke_relations(
     scorer (Optional[Callable]): The scoring method.
     """
     from ..sharing import shared_shim
+    from ..tuning import Tuning
     from .relations import MLukeRelations
 
     return MLukeRelations(
@@ -395,7 +422,7 @@ def make_mluke_relations(
             revision,
             device=device,
             precision=precision,
-            freeze=freeze,
+            tuning=Tuning(freeze, head_learn_rate, layer_decay),
             positions=max_batch_positions,
         ),
         name,
@@ -429,6 +456,8 @@ def make_mluke_relations(
         "max_question_length": 64,
         "max_answer_length": 30,
         "freeze": "nothing",
+        "head_learn_rate": 1.0,
+        "layer_decay": 1.0,
         "device": "auto",
         "precision": "auto",
         "max_batch_positions": None,
@@ -450,7 +479,9 @@ def make_mluke_qa(
     stride: int,
     max_question_length: int,
     max_answer_length: int,
-    freeze: Literal["nothing", "embeddings", "encoder"],
+    freeze: Literal["nothing", "embeddings", "encoder"] | int,
+    head_learn_rate: float,
+    layer_decay: float,
     device: str,
     precision: Literal["auto", "exact", "bf16", "fp16", "int8"],
     max_batch_positions: int | None,
@@ -460,7 +491,7 @@ def make_mluke_qa(
 
     checkpoint (str): A folder or hub name, or "embedded" for the model that comes along. Read when
         it is first needed. Components of a pipeline with the same checkpoint and the same freeze,
-        device, precision and max_batch_positions share it.
+        head_learn_rate, layer_decay, device, precision and max_batch_positions share it.
     revision (Optional[str]): Branch, tag or commit of a hub name.
     entities (str): What is read along with the words: nothing ("none"), the mentions in doc.ents of
         document and question as [MASK] ("mask"), or those whose kb_id_ has a row in the
@@ -476,7 +507,11 @@ def make_mluke_qa(
     stride (int): Word pieces that two windows of a document have in common; at most half of them.
     max_question_length (int): Word pieces of a question; what is longer is cut.
     max_answer_length (int): Word pieces of an answer.
-    freeze (str): What training leaves as it is: "nothing", "embeddings" or "encoder".
+    freeze (Union[str, int]): What training leaves as it is: "nothing", "embeddings", "encoder", or
+        the embeddings and so many layers, the lowest.
+    head_learn_rate (float): Factor of the learning rate for heads.
+    layer_decay (float): Factor of the learning rate for each layer below the top, once more for
+        each; for embeddings, once more than for the lowest.
     device (str): "auto", "cpu", "cuda", "cuda:1", … or "mps".
     precision (str): How matrices are multiplied: "exact" (float32), "bf16", "fp16", "int8" (to
         predict on CPUs) or "auto".
@@ -484,6 +519,7 @@ def make_mluke_qa(
     scorer (Optional[Callable]): The scoring method.
     """
     from ..sharing import shared_shim
+    from ..tuning import Tuning
     from .qa import MLukeQA
 
     return MLukeQA(
@@ -495,7 +531,7 @@ def make_mluke_qa(
             revision,
             device=device,
             precision=precision,
-            freeze=freeze,
+            tuning=Tuning(freeze, head_learn_rate, layer_decay),
             positions=max_batch_positions,
         ),
         nlp,
@@ -608,6 +644,14 @@ def create_entities_scorer() -> Callable[..., dict[str, Any]]:
     return score_entities
 
 
+def create_calibration() -> Callable[[Language], Language]:
+    """`spacy_mluke.calibrate.v1`, for [training.before_to_disk]: what `spacy train` saves has its
+    `mluke_ner` calibrated on the development data."""
+    from .calibrated_saving import calibrate_saved
+
+    return calibrate_saved
+
+
 def create_multilingual_tokenizer() -> Callable[[Language], "MultilingualTokenizer"]:
     """`spacy_mluke.MultilingualTokenizer.v1`, for [nlp.tokenizer]."""
     from .tokenizer import MultilingualTokenizer
@@ -659,10 +703,46 @@ def create_question_corpus(
     return QuestionCorpus(path, gold_key, limit=limit, shuffle=shuffle)
 
 
+def create_balanced_corpus(
+    path: Path | list[Path],
+    weights: dict[str, float] = {},  # noqa: B006
+    smoothing: float = 0.5,
+    labels: dict[str, list[str]] = {},  # noqa: B006
+    max_length: int = 0,
+    limit: int = 0,
+    seed: int = 0,
+) -> Callable[[Language], Iterable[Example]]:
+    """`spacy_mluke.BalancedCorpus.v1`: reads .spacy files of many languages and sets, and draws
+    documents from them in proportions that do not depend on how large they are, for ever.
+
+    path (Union[Path, List[Path]]): A folder of files named LANGUAGE.SET.spacy, or a list of such.
+    weights (Dict[str, float]): Share of a set in its language, by SET or LANGUAGE.SET; 1 for those
+        that are not named, 0 leaves out.
+    smoothing (float): A language's share of the tokens grows with this power of how many it has:
+        0, all have the same; 1, as they are.
+    labels (Dict[str, List[str]]): Labels that a set annotates, by SET or LANGUAGE.SET; sets that
+        are not named annotate all, or what their documents say.
+    max_length (int): Tokens of the longest document to take; 0 for any.
+    limit (int): Documents to read; 0, for max_epochs = -1, never to end.
+    seed (int): Of the order.
+    """
+    from .balancing import BalancedCorpus
+
+    return BalancedCorpus(
+        path,
+        weights=weights,
+        smoothing=smoothing,
+        labels=labels,
+        max_length=max_length,
+        limit=limit,
+        seed=seed,
+    )
+
+
 def create_transformer_model(
     checkpoint: str = "embedded",
     revision: str | None = None,
-    freeze: Literal["nothing", "embeddings", "encoder"] = "nothing",
+    freeze: Literal["nothing", "embeddings", "encoder"] | int = "nothing",
     device: str = "auto",
     precision: Literal["auto", "exact", "bf16", "fp16", "int8"] = "auto",
     max_batch_positions: int | None = None,
@@ -689,7 +769,7 @@ def create_tok2vec_model(
     checkpoint: str = "embedded",
     revision: str | None = None,
     grad_factor: float = 1.0,
-    freeze: Literal["nothing", "embeddings", "encoder"] = "nothing",
+    freeze: Literal["nothing", "embeddings", "encoder"] | int = "nothing",
     device: str = "auto",
     precision: Literal["auto", "exact", "bf16", "fp16", "int8"] = "auto",
     max_batch_positions: int | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 from spacy.scorer import Scorer, get_ner_prf
 from spacy.training import Example
 
-from .scorers import language_of, mentions
+from .scorers import annotated_labels, language_of, mentions
 
 
 def score_ner(
@@ -20,7 +20,8 @@ def score_ner(
     **cfg: Any,
 ) -> dict[str, Any]:
     """Score entities by bounds and label, as spaCy does. Gold entities that the component cannot
-    find, as they are too long or do not begin and end with tokens, are misses.
+    find, as they are too long or do not begin and end with tokens, are misses. What was found of a
+    label that the gold annotation does not cover (doc._.mluke_annotated_labels) does not count.
 
     unreachable: how many those are, if that is known.
     RETURNS: if it learns from doc.ents, ents_p/r/f and ents_per_type of doc.ents; ents_per_lang,
@@ -28,7 +29,8 @@ def score_ner(
         without them, as the paper counts. If it learns from spans,
         spans_<spans_key>_p/r/f and …_per_type of doc.spans[spans_key], which may overlap.
     """
-    examples = list(examples)
+    gold_key = spans_key if learn_from == "spans" else None
+    examples = [_without_open_labels(example, gold_key) for example in examples]
     if learn_from == "spans":
         return Scorer.score_spans(
             examples,
@@ -55,3 +57,23 @@ def score_ner(
         "ents_unreachable": unreachable,
         "ents_f_reachable": reachable,
     }
+
+
+def _without_open_labels(example: Example, gold_key: str | None) -> Example:
+    """The example without what was found of labels that are not annotated, unless it is gold."""
+    annotated = annotated_labels(example)
+    if annotated is None:
+        return example
+    gold = example.get_aligned_spans_y2x(mentions(example.reference, gold_key), allow_overlap=True)
+    right = {(span.start, span.end, span.label_) for span in gold}
+    doc = example.predicted.copy()
+    kept = [
+        span
+        for span in mentions(doc, gold_key)
+        if span.label_ in annotated or (span.start, span.end, span.label_) in right
+    ]
+    if gold_key is None:
+        doc.set_ents(kept)
+    else:
+        doc.spans[gold_key] = kept
+    return Example(doc, example.reference)

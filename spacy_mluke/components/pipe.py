@@ -237,7 +237,7 @@ def annotate_safely(
 
 def warn_of_frozen(pipe: TrainablePipe, shim: MLukeShim, nlp: Language) -> None:
     """Warn if training a component changes the weights of one that is not trained with it."""
-    if shim.freeze == "encoder":
+    if shim.tuning.freeze == "encoder":
         return
     sharers = [user for user in shim.users.values() if user is not pipe]
     for name, other in nlp.components:

@@ -83,6 +83,21 @@ def language_of(example: Example, language: str | None = None) -> str:
     return language or str(example.predicted.lang_)
 
 
+def annotated_labels(example: Example) -> frozenset[str] | None:
+    """The labels that the gold annotation covers, as doc._.mluke_annotated_labels of the reference
+    says; None: all."""
+    doc = example.reference
+    if not Doc.has_extension("mluke_annotated_labels"):
+        return None
+    labels = doc._.mluke_annotated_labels
+    if isinstance(labels, str):
+        raise ValueError(
+            f"doc._.mluke_annotated_labels of {doc.text[:50]!r} is the text {labels!r}; make it a "
+            "list of labels, or None for all"
+        )
+    return None if labels is None else frozenset(labels)
+
+
 def least_score(threshold: float | None, exclusive: bool) -> float:
     """The least score for a label, where `threshold` leaves it open: something must be chosen if
     exclusive."""

@@ -34,7 +34,8 @@ from ..heads import MLuke
 from ..kb.vocabulary import EntityVocabulary
 from ..packs import Pack
 from ..tokenization import Ints, PieceTokenizer
-from ..training import Freeze, MLukeShim
+from ..training import MLukeShim
+from ..tuning import Freeze, Tuning
 from ..windows import Window, batch_windows, cut_windows
 from .mentions import doc_reading
 
@@ -61,7 +62,7 @@ def build_transformer_model(
         revision,
         device=device,
         precision=precision,
-        freeze=freeze,
+        tuning=Tuning(freeze),
         positions=max_batch_positions,
     )
     return Model(

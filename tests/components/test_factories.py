@@ -29,6 +29,7 @@ from spacy_mluke.components.qa_scorers import QuestionCorpus, score_questions
 from spacy_mluke.components.relation_scorers import score_relations
 from spacy_mluke.components.scorers import MentionCorpus
 from spacy_mluke.components.tokenizer import MultilingualTokenizer
+from spacy_mluke.tuning import Tuning
 
 NAMES = {
     ("factories", "mluke_cloze"),
@@ -45,7 +46,13 @@ NAMES = {
     ("scorers", "spacy_mluke.relations_scorer.v1"),
     ("readers", "spacy_mluke.MentionCorpus.v1"),
     ("readers", "spacy_mluke.QuestionCorpus.v1"),
+    ("readers", "spacy_mluke.BalancedCorpus.v1"),
+    ("callbacks", "spacy_mluke.calibrate.v1"),
 }
+OF_THE_SHIM = {
+    "checkpoint", "revision", "freeze", "head_learn_rate", "layer_decay", "device", "precision",
+    "max_batch_positions",
+}  # fmt: skip
 QA_SETTINGS = {
     "checkpoint": "some/checkpoint",
     "revision": "v2",
@@ -58,7 +65,9 @@ QA_SETTINGS = {
     "stride": 64,
     "max_question_length": 32,
     "max_answer_length": 15,
-    "freeze": "embeddings",
+    "freeze": 3,
+    "head_learn_rate": 10.0,
+    "layer_decay": 0.5,
     "device": "cpu",
     "precision": "exact",
     "max_batch_positions": 4096,
@@ -76,7 +85,9 @@ RELATION_SETTINGS = {
     "max_sentences": 2,
     "type_pairs": [["PER", "ORG"]],
     "threshold": 0.25,
-    "freeze": "embeddings",
+    "freeze": 3,
+    "head_learn_rate": 10.0,
+    "layer_decay": 0.5,
     "device": "cpu",
     "precision": "exact",
     "max_batch_positions": 4096,
@@ -113,7 +124,9 @@ SETTINGS = {
     "consistent": True,
     "span_hooks": True,
     "learn": ["linking"],
-    "freeze": "embeddings",
+    "freeze": 3,
+    "head_learn_rate": 10.0,
+    "layer_decay": 0.5,
     "device": "cpu",
     "precision": "exact",
     "max_batch_positions": 4096,
@@ -130,7 +143,9 @@ NER_SETTINGS = {
     "set_ents": False,
     "spans_key": "found",
     "learn_from": "spans",
-    "freeze": "embeddings",
+    "freeze": 3,
+    "head_learn_rate": 10.0,
+    "layer_decay": 0.5,
     "device": "cpu",
     "precision": "exact",
     "max_batch_positions": 4096,
@@ -289,7 +304,7 @@ def test_component_takes_its_settings():
     shim = component.shim
     assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
     assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
-    assert (shim.freeze, shim.positions) == ("embeddings", 4096)
+    assert (shim.tuning, shim.positions) == (Tuning(3, 10.0, 0.5), 4096)
     assert component.cfg == {
         "mentions": "both",
         "mentions_key": "mentions",
@@ -319,9 +334,8 @@ def test_ner_component_takes_its_settings():
     shim = component.shim
     assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
     assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
-    assert (shim.freeze, shim.positions) == ("embeddings", 4096)
-    of_the_shim = {"checkpoint", "revision", "freeze", "device", "precision", "max_batch_positions"}
-    assert component.cfg == {k: v for k, v in NER_SETTINGS.items() if k not in of_the_shim}
+    assert (shim.tuning, shim.positions) == (Tuning(3, 10.0, 0.5), 4096)
+    assert component.cfg == {k: v for k, v in NER_SETTINGS.items() if k not in OF_THE_SHIM}
 
 
 def test_relations_component_takes_its_settings():
@@ -331,9 +345,8 @@ def test_relations_component_takes_its_settings():
     shim = component.shim
     assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
     assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
-    assert (shim.freeze, shim.positions) == ("embeddings", 4096)
-    of_the_shim = {"checkpoint", "revision", "freeze", "device", "precision", "max_batch_positions"}
-    assert component.cfg == {k: v for k, v in RELATION_SETTINGS.items() if k not in of_the_shim}
+    assert (shim.tuning, shim.positions) == (Tuning(3, 10.0, 0.5), 4096)
+    assert component.cfg == {k: v for k, v in RELATION_SETTINGS.items() if k not in OF_THE_SHIM}
 
 
 def test_qa_component_takes_its_settings():
@@ -345,9 +358,8 @@ def test_qa_component_takes_its_settings():
     shim = component.shim
     assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
     assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
-    assert (shim.freeze, shim.positions) == ("embeddings", 4096)
-    of_the_shim = {"checkpoint", "revision", "freeze", "device", "precision", "max_batch_positions"}
-    assert component.cfg == {k: v for k, v in QA_SETTINGS.items() if k not in of_the_shim}
+    assert (shim.tuning, shim.positions) == (Tuning(3, 10.0, 0.5), 4096)
+    assert component.cfg == {k: v for k, v in QA_SETTINGS.items() if k not in OF_THE_SHIM}
 
 
 def test_cloze_component_takes_its_settings(no_network):
@@ -357,9 +369,8 @@ def test_cloze_component_takes_its_settings(no_network):
     assert not shim.is_loaded
     assert (shim.source, shim.revision) == ("some/checkpoint", "v2")
     assert (shim.device_name, shim.precision_name) == ("cpu", "exact")
-    assert (shim.freeze, shim.positions) == ("nothing", 4096)
-    of_the_shim = {"checkpoint", "revision", "device", "precision", "max_batch_positions"}
-    assert component.cfg == {k: v for k, v in CLOZE_SETTINGS.items() if k not in of_the_shim}
+    assert (shim.tuning, shim.positions) == (Tuning(), 4096)
+    assert component.cfg == {k: v for k, v in CLOZE_SETTINGS.items() if k not in OF_THE_SHIM}
 
 
 def test_components_with_the_same_checkpoint_share_it():
@@ -525,7 +536,7 @@ def test_config_makes_the_same_pipeline_again(name, settings, no_network):
     assert again.config.to_str() == text
     other: Any = again.get_pipe(name)
     assert other.cfg == component.cfg
-    for attribute in ("source", "revision", "device_name", "precision_name", "freeze", "positions"):
+    for attribute in ("source", "revision", "device_name", "precision_name", "tuning", "positions"):
         assert getattr(other.shim, attribute) == getattr(component.shim, attribute)
     assert not other.shim.is_loaded
 
@@ -568,7 +579,9 @@ WRONG = [
     ("label_precedence", ["x"], "'x' is not typing.Literal['typing', 'linked', 'given']"),
     ("label_precedence", "typing", "'typing' is not list"),
     ("span_hooks", 1, "1 is not <class 'bool'>"),
-    ("freeze", "all", "'all' is not typing.Literal['nothing', 'embeddings', 'encoder']"),
+    ("freeze", "all", "'all' is not"),
+    ("freeze", 1.5, "1.5 is not"),
+    ("layer_decay", "half", "'half' is not <class 'float'>"),
     ("device", None, "None is not <class 'str'>"),
     ("precision", "int3", "'int3' is not typing.Literal['auto', 'exact', 'bf16', 'fp16', 'int8']"),
     ("max_batch_positions", 1.5, "1.5 is not <class 'int'>"),
@@ -598,7 +611,9 @@ NER_WRONG = [
     ("set_ents", "maybe", "'maybe' is not <class 'bool'>"),
     ("spans_key", ["a"], "'a'"),
     ("learn_from", "gold", "'gold' is not typing.Literal['ents', 'spans']"),
-    ("freeze", "all", "'all' is not typing.Literal['nothing', 'embeddings', 'encoder']"),
+    ("freeze", "all", "'all' is not"),
+    ("freeze", 1.5, "1.5 is not"),
+    ("layer_decay", "half", "'half' is not <class 'float'>"),
     ("precision", "int3", "'int3' is not typing.Literal['auto', 'exact', 'bf16', 'fp16', 'int8']"),
     ("scorer", 5, "5 is not"),
 ]
@@ -620,6 +635,8 @@ def test_ner_setting_of_the_wrong_kind(key, value, message):
         ("max_span_pieces", 0, "mluke_ner: max_span_pieces must be 1 or more, not 0"),
         ("max_span_tokens", -1, "mluke_ner: max_span_tokens must be 1 or more, not -1"),
         ("max_batch_positions", 0, "mluke_ner: max_batch_positions must be 1 or more, not 0"),
+        ("freeze", -1, "freeze must be 0 layers or more, not -1"),
+        ("layer_decay", 2.0, "layer_decay must be more than 0 and at most 1, not 2.0"),
         ("spans_key", "", "mluke_ner: spans_key must not be empty"),
     ],
 )

@@ -572,7 +572,7 @@ def test_training_errors_say_what_to_do(plain_checkpoint):
 
 
 @MODES
-@pytest.mark.parametrize("freeze", ["nothing", "embeddings", "encoder"])
+@pytest.mark.parametrize("freeze", ["nothing", "embeddings", 1, "encoder"])
 def test_training_moves_what_is_not_frozen(plain_checkpoint, mode, freeze):
     nlp = make_nlp(plain_checkpoint, mode=mode, freeze=freeze)
     shim = nlp.get_pipe("mluke_ner").shim
@@ -583,7 +583,13 @@ def test_training_moves_what_is_not_frozen(plain_checkpoint, mode, freeze):
     after = dict(shim.checkpoint.model.named_parameters())
     moved = {k.split(".")[1] for k, v in before.items() if not torch.equal(v, after[k])}
     everything = {"embeddings", "entity_embeddings", "encoder"}
-    assert moved == {"nothing": everything, "embeddings": {"encoder"}, "encoder": set()}[freeze]
+    layers = {"encoder"}
+    assert (
+        moved == {"nothing": everything, "embeddings": layers, 1: layers, "encoder": set()}[freeze]
+    )
+    layer = {k: v for k, v in before.items() if k.startswith("luke.encoder.layer.0.")}
+    kept = all(torch.equal(v, after[k]) for k, v in layer.items())
+    assert kept == (freeze in (1, "encoder"))
 
 
 def test_training_starts_from_few_entities(plain_checkpoint):

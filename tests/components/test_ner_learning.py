@@ -1,13 +1,16 @@
 """What `mluke_ner` learns from, and the loss, against torch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import spacy
 import torch
-from spacy.tokens import Doc, Span
+from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from spacy_mluke.components.extensions import install_extensions
 from spacy_mluke.components.ner_learning import GoldSpans, check_labels, gold_spans, ner_loss
 from spacy_mluke.components.span_batches import SpanStates
 
@@ -205,3 +208,76 @@ def test_nothing_costs_nothing():
     assert loss == 0
     assert d_logits.shape == (0, 3)
     assert d_boundaries.shape == (0, 2)
+
+
+# -- labels that are not annotated -----------------------------------------------------------------
+
+# In the first document nobody looked for LOC, in the second nobody looked for anything.
+PARTLY = [
+    replace(GOLD[0], annotated=frozenset({"PER", "ORG"})),
+    replace(GOLD[1], annotated=frozenset()),
+    replace(GOLD[2], annotated=frozenset(LABELS)),
+]
+
+
+def open_loss(logits):
+    """Where a span is not gold, "no entity" or LOC in the first document, anything in the second;
+    what is gold is as it was."""
+    logs = logits.log_softmax(-1)
+    losses = []
+    for row, ((doc, _, _), right) in enumerate(SPANS):
+        if right is None:
+            continue
+        columns = {0: [0, 1], 1: [0, 1, 2], 2: [0]}[doc] if right == 0 else [right]
+        losses.append(-torch.logsumexp(logs[row, columns], 0))
+    return torch.stack(losses).sum() / len(SPANS)
+
+
+def test_labels_that_are_not_annotated_are_no_negatives():
+    logits = draw(len(SPANS), 3)
+    loss, d_logits, _ = ner_loss(PARTLY, LABELS, make_states(logits))
+    there = torch.tensor(logits, requires_grad=True)
+    expected = open_loss(there)
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(d_logits, there.grad, atol=1e-6)
+    # Where all labels are open, nothing is learned.
+    assert not np.abs(d_logits[5:7]).max() > 1e-7
+
+
+def test_gradient_of_open_labels_is_the_slope_of_the_loss():
+    logits = draw(len(SPANS), 3).astype(np.float64)
+    boundaries = draw(len(TOKENS), 2)
+    _, d_logits, _ = ner_loss(PARTLY, LABELS, make_states(logits, boundaries))
+    step = 1e-5
+    for row in range(len(SPANS)):
+        for column in range(3):
+            losses = []
+            for sign in (1, -1):
+                moved = logits.copy()
+                moved[row, column] += sign * step
+                losses.append(ner_loss(PARTLY, LABELS, make_states(moved, boundaries))[0])
+            slope = (losses[0] - losses[1]) / (2 * step)
+            assert d_logits[row, column] == pytest.approx(slope, abs=1e-6)
+
+
+def test_large_logits_of_open_labels_stay_finite():
+    logits = draw(len(SPANS), 3, scale=1e4)
+    loss, d_logits, _ = ner_loss(PARTLY, LABELS, make_states(logits))
+    assert np.isfinite(loss)
+    assert np.isfinite(d_logits).all()
+
+
+def test_a_document_says_which_labels_it_has(nlp):
+    install_extensions()
+    reference = make_doc(nlp, [(0, 2, "LOC")])
+    assert gold_spans(Example(make_doc(nlp), reference), None).annotated is None
+    reference._.mluke_annotated_labels = ["LOC", "PER"]
+    gold = gold_spans(Example(make_doc(nlp), reference), None)
+    assert gold.annotated == frozenset({"LOC", "PER"})
+    saved = DocBin(docs=[reference], store_user_data=True).to_bytes()
+    (again,) = DocBin().from_bytes(saved).get_docs(nlp.vocab)
+    assert gold_spans(Example(make_doc(nlp), again), None).annotated == frozenset({"LOC", "PER"})
+    reference._.mluke_annotated_labels = "LOC"
+    with pytest.raises(ValueError, match=r"of 'New York and .* is the text 'LOC'; make it a list"):
+        gold_spans(Example(make_doc(nlp), reference), None)

@@ -114,3 +114,22 @@ def test_spans_may_overlap(nlp):
     # doc.ents play no part, nor do other groups.
     other = make_example(nlp, predicted, gold, key="other")
     assert score_ner([other], spans_key="found", learn_from="spans")["spans_found_f"] is None
+
+
+@pytest.mark.parametrize("key", [None, "x"])
+def test_what_is_not_annotated_does_not_count(nlp, key):
+    predicted = [(0, 2, "LOC"), (3, 5, "ORG"), (6, 8, "PER"), (8, 9, "PER")]
+    gold = [(0, 2, "LOC"), (6, 8, "PER")]
+    example = make_example(nlp, predicted, gold, key)
+    install_extensions()
+    name, learn_from = ("ents", "ents") if key is None else ("spans_x", "spans")
+
+    def score(labels):
+        example.reference._.mluke_annotated_labels = labels
+        scores = score_ner([example], spans_key="x", learn_from=learn_from)
+        return scores[f"{name}_p"], scores[f"{name}_r"]
+
+    assert score(None) == (2 / 4, 1)
+    assert score(["LOC", "PER"]) == (2 / 3, 1)
+    assert score(["LOC"]) == (1, 1)  # a gold span counts, whatever its label
+    assert len(example.predicted.ents if key is None else example.predicted.spans["x"]) == 4

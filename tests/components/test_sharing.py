@@ -74,7 +74,15 @@ def test_the_same_settings_share(typing_checkpoint):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"freeze": "encoder"}, {"precision": "bf16"}, {"max_batch_positions": 99}]
+    "setting",
+    [
+        {"freeze": "encoder"},
+        {"freeze": 1},
+        {"head_learn_rate": 10.0},
+        {"layer_decay": 0.9},
+        {"precision": "bf16"},
+        {"max_batch_positions": 99},
+    ],
 )
 def test_other_settings_do_not_share(typing_checkpoint, setting):
     ner, entities = shims(make_nlp(typing_checkpoint, ner=setting))
