@@ -1,26 +1,26 @@
-"""Calibrate `mluke_ner` of a trained pipeline on development data.
+"""Calibrate `mluke_ner` of a trained pipeline, or of a checkpoint, on development data.
 
 Trained for a short time, it says "no entity" too often: precision is much higher than recall.
 """
 
 from pathlib import Path
 
-import spacy
 import typer
+from comparison import load_pipeline
 from spacy.training import Corpus
 from wasabi import msg
 
 from spacy_mluke.components.ner import MLukeNer
 
 
-def main(pipeline: Path, corpus: Path, output: Path) -> None:
+def main(pipeline: str, corpus: Path, output: Path) -> None:
     """Calibrate and save the pipeline.
 
-    pipeline: folder that `spacy train` wrote.
+    pipeline: folder that `spacy train` wrote, or of a checkpoint.
     corpus: .spacy file with development data.
     output: folder to write.
     """
-    nlp = spacy.load(pipeline)
+    nlp = load_pipeline(pipeline)
     ner = nlp.get_pipe("mluke_ner")
     assert isinstance(ner, MLukeNer)
     fitted = ner.calibrate(Corpus(corpus)(nlp))
