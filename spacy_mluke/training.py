@@ -278,6 +278,8 @@ class MLukeShim(Shim):
             with torch.inference_mode(), self.autocast(is_train):
                 yield model
             return
+        if self.freeze == "nothing":
+            model.luke.embeddings.dequantize()
         model.train()
         if self.freeze == "encoder":
             model.luke.eval()

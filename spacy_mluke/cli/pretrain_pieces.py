@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .export import storage_help
 from .messages import say, stop, user_errors
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ smoothing_help = (
 )
 coverage_help = "Share of the characters that have pieces; the rarest have none"
 checkpoint_help = "Checkpoint to trim: a folder, a hub name, or embedded"
+trim_storage_help = f"{storage_help}; else as CHECKPOINT has them"
 count_help = "Keep pieces that the texts use at least so often"
-dtype_help = "Of the weights in the file: float32, bfloat16 or float16"
 
 
 def pieces_cli(
@@ -84,7 +85,7 @@ def trim_cli(
     output: Annotated[Path, Arg(metavar="OUTPUT", help="Folder to make for the trimmed one")],
     texts: Annotated[list[str], Arg(metavar="LANG=FILE...", help=texts_help)],
     min_count: Annotated[int, Opt("--min-count", metavar="N", help=count_help)] = 1,
-    dtype: Annotated[str, Opt("--dtype", metavar="TYPE", help=dtype_help)] = "float32",
+    storage: Annotated[str | None, Opt("--storage", metavar="HOW", help=trim_storage_help)] = None,
 ) -> None:
     """Write CHECKPOINT to OUTPUT without the word pieces that texts do not use.
 
@@ -99,11 +100,10 @@ def trim_cli(
             stop(f"OUTPUT {output} exists: choose another place")
         read = _open_texts(texts)
         from ..checkpoint import load_checkpoint
-        from ..devices import DTYPES
         from ..pretraining.trimming import count_pieces, trim_checkpoint
+        from ..storage import check_storage
 
-        if dtype not in DTYPES:
-            raise ValueError(f"--dtype is {dtype!r}: use one of {', '.join(DTYPES)}")
+        kept_as = None if storage is None else check_storage(storage)
         loaded = load_checkpoint(checkpoint)
         if loaded.config.piece_convention != "context":
             say(
@@ -114,7 +114,7 @@ def trim_cli(
         counts = {lang: count_pieces(loaded.pieces, lines) for lang, lines in read.items()}
         total = sum(counts.values(), start=Counter[int]())
         used = [piece for piece, count in total.items() if count >= min_count]
-        report = trim_checkpoint(loaded, used, output, dtype=DTYPES[dtype])
+        report = trim_checkpoint(loaded, used, output, storage=kept_as)
         for lang, found in counts.items():
             say("info", f"{lang} uses {len(found):,} pieces")
         say(

@@ -30,7 +30,7 @@ from ..hub import resolve_source
 from ..kb.vocabulary import SPECIAL_TOKENS, EntityVocabulary
 from ..piece_models import SENTENCEPIECE_FILE, guess_layout
 from ..tokenization import PieceTokenizer
-from ..weights import TABLE, TABLE_BIAS, WORD_BIAS, WORDS
+from ..weights import PARTS, TABLE, TABLE_BIAS, WORD_BIAS, WORDS, part_of
 from .roberta import read_roberta
 
 Entities = EntityVocabulary | Mapping[str, int]
@@ -43,17 +43,6 @@ _ROBERTA_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attentio
                  "initializer_range", "layer_norm_eps", "pad_token_id", "bos_token_id",
                  "eos_token_id")  # fmt: skip
 _NEW_ENTITY_WIDTH = 256  # of every released checkpoint
-
-# The beginnings of names of weights, the first that fits counts -> the part they belong to.
-PARTS = {
-    "luke.embeddings.": "word embeddings",
-    "luke.encoder.": "layers",
-    "luke.pooler.": "pooler",
-    TABLE: "entity table",
-    "luke.entity_embeddings.": "entity embeddings",
-    "lm_head.": "masked word head",
-    "entity_predictions.": "masked entity head",
-}
 
 _BATCH = 65_536  # keys, and rows of a table, that are looked at at a time
 
@@ -252,6 +241,7 @@ def _start_from_luke(
             "are new; one that was saved with LukeForMaskedLM has them",
             stacklevel=3,
         )
+    old.encoder.embeddings.dequantize()
     config = replace(
         old.config,
         entity_vocab_size=len(vocabulary),
@@ -387,7 +377,7 @@ def _start(
 ) -> Start:
     taken, new = dict.fromkeys(PARTS.values(), 0), dict.fromkeys(PARTS.values(), 0)
     for name, tensor in checkpoint.model.state_dict().items():
-        part = next(part for start, part in PARTS.items() if name.startswith(start))
+        part = part_of(name)
         taken[part] += counts[name]
         new[part] += tensor.numel() - counts[name]
     return Start(checkpoint, taken, new, entities_taken, left_out)
