@@ -37,7 +37,7 @@ def read_features(
         entity states beside it, [n, 2 H], which is 0 for a text without mentions.
     """
     config, model = checkpoint.config, checkpoint.encoder
-    device = model.embeddings.word_embeddings.weight.device
+    device = next(model.parameters()).device
     count = [len(reading.first) for reading in readings]
     begins = np.cumsum([0, *count])
     n = int(begins[-1]) if mentions else len(readings)

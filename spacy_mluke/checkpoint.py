@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from .config import EMBEDDED, HEADS, PRETRAINED, MLukeConfig
 from .encoder import MLukeEncoder
 from .heads import MLuke, init_model
 from .kb.vocabulary import COMPACT, FILES, EntityVocabulary, find_vocabulary, open_vocabulary
+from .quantized import QuantizedEmbedding
+from .storage import Loss, Storage, pack, quantized_words, storage_of, unpack
 from .tokenization import PieceTokenizer
 from .weights import TABLE, Weights, read_weights, write_text, write_weights
 
@@ -33,10 +36,12 @@ class Checkpoint:
     """A loaded checkpoint.
 
     config: its shape and conventions.
-    model: the encoder with its heads, float32, on the CPU, in evaluation mode.
+    model: the encoder with its heads, float32, on the CPU, in evaluation mode. Word embeddings that
+        are quantized stay so, until they are trained.
     pieces: its tokenizer.
     entities: its entity vocabulary.
     source: what it was loaded from, for messages.
+    storage: how its weights were kept there.
     """
 
     config: MLukeConfig
@@ -46,6 +51,7 @@ class Checkpoint:
     source: str
     table_file: Path | None = None  # a file that holds the frozen entity table and nothing else
     table_digest: str | None = None
+    storage: Storage = "float32"
 
     @property
     def encoder(self) -> MLukeEncoder:
@@ -55,6 +61,15 @@ class Checkpoint:
     def mask(self) -> int:
         """Id of the [MASK] entity, looked up by name: the lite checkpoints renumber it."""
         return self.entities.special["[MASK]"]
+
+    @property
+    def size(self) -> int:
+        """Number of weights, those that are mapped or quantized included."""
+        words, mapped = self.encoder.embeddings.word_embeddings, self.encoder.entity_table.mapped
+        others = (p.numel() for p in self.model.parameters())
+        # A parameter has been counted.
+        quantized = words.shape if isinstance(words, QuantizedEmbedding) else (0,)
+        return sum(others) + math.prod(quantized) + (0 if mapped is None else mapped.numel())
 
 
 def load_checkpoint(
@@ -91,16 +106,25 @@ def load_checkpoint(
     pieces = PieceTokenizer.from_folder(folder, config)
     entities = _open_vocabulary(folder, config)
     weights = read_weights(folder)
+    storage = storage_of(weights.tensors)
+    if weights.quantized:
+        try:
+            weights.tensors = unpack(weights.tensors)
+        except ValueError as err:
+            raise ValueError(f"{folder} is damaged: {err}; fetch the checkpoint anew") from None
     config, weights.tensors = _settle(config, weights.tensors, folder)
     with torch.device("meta"):
         pooler = any(key.startswith("luke.pooler.") for key in weights.tensors)
         model = MLuke(config, pooler=pooler)
+        if weights.quantized and (format_name := quantized_words(weights.tensors)):
+            model.luke.embeddings.quantize(format_name)
     if map_entities is None:
         map_entities = config.entity_vocab_size > MAP_ABOVE
-    _check_weights({k: tuple(v.shape) for k, v in model.state_dict().items()}, weights, folder)
+    expected = model.state_dict()
+    _check_weights({k: tuple(v.shape) for k, v in expected.items()}, weights, folder)
     if map_entities:
         model.luke.entity_table.map(weights.tensors.pop(TABLE))
-    tensors = {key: tensor.to(torch.float32) for key, tensor in weights.tensors.items()}
+    tensors = {key: tensor.to(expected[key].dtype) for key, tensor in weights.tensors.items()}
     # Float32 tensors stay mapped, copy on write: training changes memory, never the file.
     model.load_state_dict(tensors, strict=True, assign=True)
     for parameter in model.parameters():
@@ -113,6 +137,7 @@ def load_checkpoint(
         source=name,
         table_file=weights.table_file if map_entities else None,
         table_digest=weights.table_digest if map_entities else None,
+        storage=storage,
     )
 
 
@@ -138,34 +163,38 @@ def new_checkpoint(
 
 
 def save_checkpoint(
-    checkpoint: Checkpoint, folder: Path | str, *, dtype: torch.dtype = torch.float32
-) -> None:
-    """Write a checkpoint folder that `load_checkpoint` and `transformers` read.
+    checkpoint: Checkpoint, folder: Path | str, *, storage: Storage | None = None
+) -> dict[str, Loss]:
+    """Write a checkpoint folder that `load_checkpoint` reads, and `transformers` too unless it is
+    quantized.
 
     A trained or small entity table goes into `model.safetensors` with the rest. A mapped one is
     kept as it is in a file of its own, which is not written again where it already stands, and is
     a hard link where the file system allows it.
 
-    dtype: of the weights in the file; float16 halves it, and is read back as float32.
+    storage: how weights are kept in the file: "float32", "float16", "bfloat16", "int8" or "int4";
+        see `storage`. None keeps each as the checkpoint was stored, if that loses nothing, and
+        else in float32: what was not trained stays as it was, and what was trained is whole.
+    RETURNS: part of the model -> what is lost of it.
+    RAISES (ValueError): If weights cannot be kept so; names them.
     """
     folder = Path(folder)
+    tensors, lost = pack(checkpoint.model, storage or checkpoint.storage, exact=storage is None)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        key: tensor.detach().to("cpu", dtype).contiguous()
-        for key, tensor in checkpoint.model.state_dict().items()
-    }
     checkpoint.table_file, checkpoint.table_digest = write_weights(
         folder,
         tensors,
         checkpoint.encoder.entity_table.mapped,
         checkpoint.table_file,
         checkpoint.table_digest,
+        quantized=any(name.endswith("_scale") for name in tensors),
     )
     # State what we know, so that no reader has to guess it again.
     config = replace(checkpoint.config, piece_layout=checkpoint.pieces.layout)
     write_text(json.dumps(config.to_dict(), indent=2, ensure_ascii=False), folder / CONFIG)
     checkpoint.pieces.save(folder)
     save_vocabulary(checkpoint.entities, folder)
+    return lost
 
 
 def peek_config(source: str) -> MLukeConfig | None:

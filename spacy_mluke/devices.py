@@ -9,7 +9,6 @@ from thinc.api import CupyOps, get_current_ops
 
 from .products import cpu_products
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PRECISIONS = ("auto", "exact", "bf16", "fp16", "int8")
 
 # Positions of a batch. On CPUs the widest states of a batch, 12 MB of them, should stay in the

@@ -25,20 +25,44 @@ from .attention import Read, SelfAttention, Where, WordMemory
 from .config import EntityAttention, MLukeConfig
 from .packs import Pack, Queries
 from .products import LayerNorm, Linear, gelu
+from .quantized import QuantizedEmbedding
 
 
 class WordEmbeddings(nn.Module):
-    """Word piece + position + token type 0 (`LukeEmbeddings`)."""
+    """Word piece + position + token type 0 (`LukeEmbeddings`).
+
+    The table of word pieces is a parameter, or quantized: then no gradient reaches it.
+    """
 
     def __init__(self, config: MLukeConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, width)
+        self.word_embeddings: nn.Embedding | QuantizedEmbedding = nn.Embedding(
+            config.vocab_size, width
+        )
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.first_position = config.pad_token_id + 1
+
+    def quantize(self, format_name: str) -> None:
+        """Have a quantized table of word pieces, with numbers that are not set."""
+        words = self.word_embeddings
+        assert isinstance(words, nn.Embedding)
+        self.word_embeddings = QuantizedEmbedding(format_name, *words.weight.shape)
+
+    def dequantize(self) -> None:
+        """Make a quantized table of word pieces a parameter, in float32, that can be trained."""
+        if isinstance(self.word_embeddings, QuantizedEmbedding):
+            table = self.word_embeddings.dequantize()
+            self.word_embeddings = nn.Embedding.from_pretrained(table, freeze=False)
+
+    def score(self, x: Tensor, bias: Tensor) -> Tensor:
+        """States [N, H] -> products with the rows of all word pieces, and a bias [V]: [N, V]."""
+        if isinstance(self.word_embeddings, QuantizedEmbedding):
+            return self.word_embeddings.score(x, bias)
+        return F.linear(x, self.word_embeddings.weight, bias)
 
     def forward(self, pieces: Tensor, positions: Tensor) -> Tensor:
         x = self.word_embeddings(pieces)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import MLukeConfig
-from .encoder import Activation, EntityTable, MLukeEncoder, init_weights
+from .encoder import Activation, EntityTable, MLukeEncoder, WordEmbeddings, init_weights
 from .packs import Pack
 
 
@@ -119,10 +119,9 @@ class MaskedWordHead(nn.Module):
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, words: Tensor, table: Tensor) -> Tensor:
-        """States of the masked pieces [N, H], word embeddings [V, H] -> logits [N, V]."""
-        x = self.layer_norm(F.gelu(self.dense(words)))
-        return F.linear(x, table, self.bias)
+    def forward(self, words: Tensor, embeddings: WordEmbeddings) -> Tensor:
+        """States of the masked pieces [N, H] -> logits [N, V]."""
+        return embeddings.score(self.layer_norm(F.gelu(self.dense(words))), self.bias)
 
 
 class MaskedEntityTransform(nn.Module):
@@ -259,7 +258,7 @@ class MLuke(nn.Module):
         """States of masked pieces [N, H] -> logits over the vocabulary [N, V]."""
         if self.lm_head is None:
             raise ValueError(_missing_head("masked word", self.config))
-        return self.lm_head(words, self.luke.embeddings.word_embeddings.weight)
+        return self.lm_head(words, self.luke.embeddings)
 
     def score_masked_entities(self, entities: Tensor, candidates: Tensor | None = None) -> Tensor:
         """States of masked entities [N, H] -> logits [N, V] or over `candidates` [N, C]."""

@@ -272,6 +272,8 @@ class MLukeShim(Shim):
             with torch.inference_mode(), self.autocast(is_train):
                 yield model
             return
+        if self.tuning.freeze == "nothing":
+            model.luke.embeddings.dequantize()
         model.train()
         if self.tuning.freeze == "encoder":
             model.luke.eval()

@@ -28,12 +28,36 @@ TABLE_BIAS = "entity_predictions.bias"
 # What has a row for each word piece.
 WORDS, WORD_BIAS = "luke.embeddings.word_embeddings.weight", "lm_head.bias"
 
+# The beginnings of names of weights, the first that fits counts -> the part they belong to.
+PARTS = {
+    "luke.embeddings.": "word embeddings",
+    "luke.encoder.": "layers",
+    "luke.pooler.": "pooler",
+    TABLE: "entity table",
+    "luke.entity_embeddings.": "entity embeddings",
+    "lm_head.": "masked word head",
+    "entity_predictions.": "masked entity head",
+}
+
+# What a file with quantized weights states as its format. `transformers` refuses such a file; it
+# would take weights that it does not find for new ones, with no more than a warning.
+QUANTIZED = "spacy_mluke.quantized.v1"
+
+
+def part_of(name: str) -> str:
+    """The part of the model that weights of this name belong to."""
+    return next((part for start, part in PARTS.items() if name.startswith(start)), "heads")
+
 
 class Weights:
-    """The tensors of a checkpoint's files by canonical name, mapped, not read."""
+    """The tensors of a checkpoint's files by canonical name, mapped, not read.
+
+    quantized: whether some are in the formats of `storage`.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.quantized = False
         self.table_file: Path | None = None
         self.table_digest: str | None = None
 
@@ -57,13 +81,21 @@ def read_weights(folder: Path) -> Weights:
                 keys = list(file.keys())
                 for key in keys:
                     weights.tensors[_canonical(key)] = file.get_tensor(key)
-                digest = (file.metadata() or {}).get("digest")
+                metadata = file.metadata() or {}
         except FileNotFoundError:
             raise FileNotFoundError(f"{path} is missing: the checkpoint is incomplete") from None
         except (SafetensorError, OSError) as err:
             raise ValueError(f"{path} is damaged ({err}); fetch the checkpoint anew") from None
-        if [_canonical(key) for key in keys] == [TABLE] and digest:
-            weights.table_file, weights.table_digest = path, digest
+        form = metadata.get("format", "pt")
+        if form.startswith("spacy_mluke."):
+            if form != QUANTIZED:
+                raise ValueError(
+                    f"{path} has weights in the format {form}, and this version of spacy-mluke "
+                    f"reads {QUANTIZED}; update it"
+                )
+            weights.quantized = True
+        if [_canonical(key) for key in keys] == [TABLE] and metadata.get("digest"):
+            weights.table_file, weights.table_digest = path, metadata["digest"]
     return weights
 
 
@@ -116,19 +148,22 @@ def write_weights(
     table: Tensor | None = None,
     table_file: Path | None = None,
     table_digest: str | None = None,
+    *,
+    quantized: bool = False,
 ) -> tuple[Path | None, str | None]:
     """Write tensors in place of the weights that are in the folder.
 
+    quantized: whether some of the tensors are in the formats of `storage`.
     table: the frozen entity table, if it is not among the tensors; goes into a file of its own.
     table_file, table_digest: a file that holds the table alone, and the digest that it states.
     RETURNS: such a file and digest for the next time.
     """
     stale = {WEIGHTS, WEIGHTS_INDEX, WEIGHTS_BIN, *_shards(folder)}
     if table is None:
-        _write_tensors(tensors, folder / WEIGHTS)
+        _write_tensors(tensors, folder / WEIGHTS, quantized)
         stale -= {WEIGHTS}
     else:
-        _write_tensors(tensors, folder / SHARD)
+        _write_tensors(tensors, folder / SHARD, quantized)
         table_file, table_digest = _place_table(table, folder, table_file, table_digest)
         index = {
             "metadata": {"total_size": sum(t.nbytes for t in tensors.values()) + table.nbytes},
@@ -195,12 +230,14 @@ def _write_table(rows: Tensor, path: Path, chunk: int = 65_536) -> str:
     return digest.hexdigest()
 
 
-def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def _write_tensors(tensors: dict[str, Tensor], path: Path, quantized: bool) -> None:
+    # Of more than one item, the order would be another each time.
+    metadata = {"format": QUANTIZED if quantized else "pt"}
     # Beside and then in place: the file may be the one that these very tensors are mapped from.
     temporary = path.with_suffix(".tmp")
     temporary.touch()
     mode = temporary.stat().st_mode
-    save_file(tensors, temporary, metadata={"format": "pt"})
+    save_file(tensors, temporary, metadata=metadata)
     temporary.chmod(mode)  # save_file makes it unreadable for others
     temporary.replace(path)
 

@@ -495,9 +495,9 @@ def their_logits(model, windows):
         return model(**hf_inputs(windows))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("storage", ["float32", "float16"])
 @pytest.mark.parametrize("mapped", [False, True])
-def test_transformers_reads_what_we_save(make_checkpoint, vocab_size, tmp_path, mapped, dtype):
+def test_transformers_reads_what_we_save(make_checkpoint, vocab_size, tmp_path, mapped, storage):
     # Half precision is compared with the weights rounded, not with a tolerance.
     for family in FAMILIES:
         folder, theirs = make_checkpoint(family)
@@ -506,10 +506,10 @@ def test_transformers_reads_what_we_save(make_checkpoint, vocab_size, tmp_path, 
         windows = [(ids, e.repeat(n)[:n], [p[0], p[-1]][:n]) for ids, e, p in windows]
         checkpoint = load_checkpoint(folder, map_entities=mapped)
         target = tmp_path / family
-        save_checkpoint(checkpoint, target, dtype=dtype)
+        save_checkpoint(checkpoint, target, storage=storage)
         saved = getattr(transformers, family).from_pretrained(target).eval()
         assert saved.dtype == torch.float32
-        if dtype == torch.float16:
+        if storage == "float16":
             table = theirs.get_input_embeddings().weight
             rounded = theirs.half().float()
             if mapped:  # and the mapped table is kept as it is
@@ -536,7 +536,7 @@ def test_transformers_reads_what_we_save(make_checkpoint, vocab_size, tmp_path, 
 def test_float16_halves_the_file(typing_checkpoint, tmp_path):
     checkpoint = load_checkpoint(typing_checkpoint)
     save_checkpoint(checkpoint, tmp_path / "full")
-    save_checkpoint(checkpoint, tmp_path / "half", dtype=torch.float16)
+    save_checkpoint(checkpoint, tmp_path / "half", storage="float16")
     sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("full", "half")]
     assert 0.5 < sizes[1] / sizes[0] < 0.6
     # What is in memory stays as it was.

@@ -8,6 +8,7 @@ from .annotate import annotate_cli
 from .convert import convert_cli
 from .download import download_cli
 from .evaluate import evaluate_app
+from .export import export_cli
 from .info import info_cli
 from .kb import kb_app
 from .pretrain import pretrain_app
@@ -27,6 +28,7 @@ app.command("annotate")(annotate_cli)
 app.command("info")(info_cli)
 app.command("convert")(convert_cli)
 app.command("download")(download_cli)
+app.command("export")(export_cli)
 app.add_typer(analyze_app, name="analyze")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(kb_app, name="kb")

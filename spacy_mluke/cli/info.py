@@ -135,7 +135,8 @@ def describe_checkpoint(source: str) -> dict[str, Any]:
         "entities": config.entity_vocab_size,
         "labels": list(config.labels),
         "languages": config.other.get("languages"),
-        "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
+        "parameters": checkpoint.size,
+        "storage": checkpoint.storage,
         "entity_table": {"shape": list(table.rows.shape), "mapped": table.mapped is not None},
         "files": {
             path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()

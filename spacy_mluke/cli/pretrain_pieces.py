@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .export import storage_help
 from .messages import say, stop, user_errors
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ size_help = (
     "Number of pieces to keep, chosen so that each language keeps about the same share of its text"
 )
 count_help = "Keep pieces that the texts of all languages use at least so often (1 without --size)"
-dtype_help = "Of the weights in the file: float32, bfloat16 or float16"
+trim_storage_help = f"{storage_help}; else as CHECKPOINT has them"
 
 
 def pieces_cli(
@@ -92,7 +93,7 @@ def trim_cli(
     texts: Annotated[list[str], Arg(metavar="LANG=FILE...", help=texts_help)],
     size: Annotated[int | None, Opt("--size", "-n", metavar="N", help=size_help)] = None,
     min_count: Annotated[int | None, Opt("--min-count", metavar="N", help=count_help)] = None,
-    dtype: Annotated[str, Opt("--dtype", metavar="TYPE", help=dtype_help)] = "float32",
+    storage: Annotated[str | None, Opt("--storage", metavar="HOW", help=trim_storage_help)] = None,
 ) -> None:
     """Write CHECKPOINT to OUTPUT without the word pieces that texts do not use.
 
@@ -113,7 +114,6 @@ def trim_cli(
             stop(f"OUTPUT {output} exists: choose another place")
         read = _open_texts(texts)
         from ..checkpoint import load_checkpoint
-        from ..devices import DTYPES
         from ..pretraining.piece_coverage import HELD_OUT, hold_out
         from ..pretraining.trimming import (
             check_trimmable,
@@ -121,9 +121,9 @@ def trim_cli(
             count_pieces,
             trim_checkpoint,
         )
+        from ..storage import check_storage
 
-        if dtype not in DTYPES:
-            raise ValueError(f"--dtype is {dtype!r}: use one of {', '.join(DTYPES)}")
+        kept_as = None if storage is None else check_storage(storage)
         loaded = load_checkpoint(checkpoint)
         check_trimmable(loaded)
         if loaded.config.piece_convention != "context":
@@ -142,7 +142,7 @@ def trim_cli(
         else:
             total = sum(counts.values(), start=Counter[int]())
             used = [piece for piece, count in total.items() if count >= (min_count or 1)]
-        report = trim_checkpoint(loaded, used, output, dtype=DTYPES[dtype], held_out=held_out)
+        report = trim_checkpoint(loaded, used, output, storage=kept_as, held_out=held_out)
         _draw_coverage({lang: len(found) for lang, found in counts.items()}, report.coverage)
         more = "lower --min-count" if size is None else "raise --size"
         for lang in counts:

@@ -217,4 +217,4 @@ def _longest(checkpoint: Checkpoint) -> int:
 
 
 def _device(checkpoint: Checkpoint) -> torch.device:
-    return checkpoint.encoder.embeddings.word_embeddings.weight.device
+    return next(checkpoint.model.parameters()).device

@@ -88,6 +88,7 @@ class Pretraining:
             self.folder.claim(settings.to_dict())
         accelerate.utils.set_seed(training.seed, device_specific=True)
         self.checkpoint = load_checkpoint(training.start, map_entities=False)
+        self.checkpoint.encoder.embeddings.dequantize()
         corpus, entities = Corpus(settings.data.corpus), Path(settings.data.entities)
         check_fit(self.checkpoint, corpus, entities)
         self.feed = Feed(

@@ -255,6 +255,7 @@ def _start_from_luke(old: Checkpoint, wanted: _Wanted) -> Start:
             "are new; one that was saved with LukeForMaskedLM has them",
             stacklevel=3,
         )
+    old.encoder.embeddings.dequantize()
     keeps_entities = wanted.entity_init is None
     width = old.config.entity_emb_size
     if not keeps_entities:

@@ -10,18 +10,7 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint
 from ..heads import MLuke
-from ..weights import TABLE
-
-# The beginnings of names of weights, the first that fits counts -> the part they belong to.
-PARTS = {
-    "luke.embeddings.": "word embeddings",
-    "luke.encoder.": "layers",
-    "luke.pooler.": "pooler",
-    TABLE: "entity table",
-    "luke.entity_embeddings.": "entity embeddings",
-    "lm_head.": "masked word head",
-    "entity_predictions.": "masked entity head",
-}
+from ..weights import PARTS, part_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ def describe_start(
 ) -> Start:
     taken, new = dict.fromkeys(PARTS.values(), 0), dict.fromkeys(PARTS.values(), 0)
     for name, tensor in checkpoint.model.state_dict().items():
-        part = next(part for start, part in PARTS.items() if name.startswith(start))
+        part = part_of(name)
         taken[part] += counts[name]
         new[part] += tensor.numel() - counts[name]
     return Start(checkpoint, taken, new, entities_taken, left_out)

@@ -23,6 +23,7 @@ from ..config import MLukeConfig, PieceLayout
 from ..heads import MLuke
 from ..kb.folders import scratch_folder
 from ..piece_models import SENTENCEPIECE_FILE
+from ..storage import Storage, quantized_words
 from ..tokenization import PieceTokenizer
 from ..weights import WORD_BIAS, WORDS
 from .piece_coverage import Coverage, measure_coverage
@@ -110,7 +111,7 @@ def trim_checkpoint(
     used: Iterable[int],
     output: Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    storage: Storage | None = None,
     held_out: Mapping[str, Sequence[str]] | None = None,
 ) -> TrimReport:
     """Write a checkpoint that has only some of the word pieces; everything else is as it was.
@@ -132,7 +133,7 @@ def trim_checkpoint(
         its own and the file system allows it.
     used: ids of pieces, such as the keys of what `count_pieces` gives, or from `choose_pieces`.
     output: folder to make.
-    dtype: of the weights in the file.
+    storage: as for `save_checkpoint`.
     held_out: language -> texts to measure `coverage` on; best such that `used` is not from them.
     RAISES (FileExistsError): If `output` exists and is not empty. (ValueError): If the pieces are
         not those of a SentencePiece unigram model, or an id is none of theirs.
@@ -160,14 +161,14 @@ def trim_checkpoint(
         layout = replace(trimmed.config, piece_layout=pieces.layout)
         trimmed.pieces = PieceTokenizer.from_folder(Path(folder), layout)
     with scratch_folder(output) as scratch:
-        save_checkpoint(trimmed, scratch, dtype=dtype)
+        save_checkpoint(trimmed, scratch, storage=storage)
         scratch.rename(output)
     return TrimReport(
         pieces_before=config.vocab_size,
         pieces_after=len(rows),
         pieces_used=len(ids),
-        parameters_before=_count_parameters(checkpoint),
-        parameters_after=_count_parameters(trimmed),
+        parameters_before=checkpoint.size,
+        parameters_after=trimmed.size,
         coverage={
             lang: coverage
             for lang, texts in (held_out or {}).items()
@@ -275,19 +276,14 @@ def _trim_weights(checkpoint: Checkpoint, rows: Tensor) -> Checkpoint:
     """The same checkpoint, weights shared, but for what has a row for each word piece."""
     config: MLukeConfig = replace(checkpoint.config, vocab_size=len(rows))
     tensors = checkpoint.model.state_dict()
-    for name in (WORDS, WORD_BIAS):
-        if name in tensors:
+    for name in tensors:
+        if name == WORD_BIAS or name.startswith(WORDS):
             tensors[name] = tensors[name][rows.to(tensors[name].device)]
     with torch.device("meta"):
         model = MLuke(config, pooler=checkpoint.encoder.pooler is not None)
+        if format_name := quantized_words(tensors):
+            model.luke.embeddings.quantize(format_name)
     if checkpoint.encoder.entity_table.mapped is not None:
         model.luke.entity_table.map(checkpoint.encoder.entity_table.mapped)
     model.load_state_dict(tensors, strict=True, assign=True)
     return replace(checkpoint, config=config, model=model.eval())
-
-
-def _count_parameters(checkpoint: Checkpoint) -> int:
-    mapped = checkpoint.encoder.entity_table.mapped
-    return sum(tensor.numel() for tensor in checkpoint.model.state_dict().values()) + (
-        0 if mapped is None else mapped.numel()
-    )

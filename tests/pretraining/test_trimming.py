@@ -320,7 +320,7 @@ def test_own_numbers(odd_folder, make_checkpoint, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = load_checkpoint(folder)
     used = count_pieces(checkpoint.pieces, COVERED)
-    report = trim_checkpoint(checkpoint, used, tmp_path / "out", dtype=torch.float16)
+    report = trim_checkpoint(checkpoint, used, tmp_path / "out", storage="float16")
     trimmed = load_checkpoint(tmp_path / "out")
     assert trimmed.config.vocab_size == report.pieces_after < size
     assert trimmed.config.heads == ("typing",)
@@ -502,7 +502,7 @@ def test_command_leaves_out_rare_pieces(run, masked_folder, tmp_path):
         (["--min-count", "0"], "--min-count is 0: use 1 or more"),
         (["--min-count", "1", "--size", "9"], "--size and --min-count are two ways"),
         (["--size", "9"], "size is 9, but must be from "),
-        (["--dtype", "int8"], "--dtype is 'int8': use one of float32, bfloat16, float16"),
+        (["--storage", "int2"], "storage is 'int2': use one of float32, float16, bfloat16, int8, "),
     ],
 )
 def test_command_with_impossible_options(run, masked_folder, tmp_path, options, message):

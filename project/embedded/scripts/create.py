@@ -40,8 +40,7 @@ def main(vocabulary: Path, output: Path, seed: int = 0) -> None:
     )
     checkpoint = new_checkpoint(config, vocabulary, ENTITIES, seed=seed)
     save_checkpoint(checkpoint, output)
-    size = sum(p.numel() for p in checkpoint.model.parameters())
-    msg.good(f"{size / 1e6:.2f} M random weights in {output}")
+    msg.good(f"{checkpoint.size / 1e6:.2f} M random weights in {output}")
 
 
 if __name__ == "__main__":

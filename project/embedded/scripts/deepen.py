@@ -23,6 +23,7 @@ def main(
 ) -> None:
     """Write it."""
     trained = load_checkpoint(source)
+    trained.encoder.embeddings.dequantize()
     layers = trained.config.num_hidden_layers
     config = replace(
         trained.config,

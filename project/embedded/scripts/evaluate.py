@@ -116,7 +116,7 @@ def main(checkpoint: Path, corpus: Path, card: Path) -> None:
             layers=config.num_hidden_layers,
             width=config.hidden_size,
             pieces=config.vocab_size,
-            parameters=sum(p.numel() for p in component.shim.checkpoint.model.parameters()) / 1e6,
+            parameters=component.shim.checkpoint.size / 1e6,
             megabytes=sum(p.stat().st_size for p in files) / 1e6,
             docs=sentences + names,
             names=names,

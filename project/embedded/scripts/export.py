@@ -8,7 +8,6 @@ The encoder that finds entities has lost much of what pretraining taught it of s
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import typer
 from wasabi import msg
 
@@ -31,7 +30,7 @@ def main(trained: Path, output: Path, keep_heads: bool = False) -> None:
     if not keep_heads:
         checkpoint = without_pretraining(checkpoint)
     checkpoint.config.other["languages"] = LANGUAGES
-    save_checkpoint(checkpoint, output, dtype=torch.float16)
+    save_checkpoint(checkpoint, output, storage="float16")
     size = sum(path.stat().st_size for path in output.iterdir())
     msg.good(f"{size / 1e6:.1f} MB in {output}")
 
