@@ -97,7 +97,11 @@ def test_a_run_goes_on_exactly_where_it_was(train_ner, plain_checkpoint, sets, t
 
 
 def test_texts_of_an_evaluation_are_left_out(train_ner, sets):
-    known = {train_ner.key_of("the  BANK opens at nine."), train_ner.key_of("Bob lives in Oslo.")}
+    texts = sets.with_name("texts")
+    texts.mkdir()
+    rows = [{"text": "the  BANK opens at nine."}, {"text": "Bob lives in Oslo."}]
+    (texts / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf8")
+    known = train_ner.read_left_out(texts)
     left = {one.name: len(one.texts) for one in train_ner.read_sets([sets], {}, known)}
     assert left == {"en.gold": 3, "sv.soft": 1}
 
@@ -178,7 +182,8 @@ def test_plain_sentences_hold_no_name():
     assert "no" not in chosen  # too short
 
 
-def test_silver_says_what_is_sure_and_what_is_not():
+def test_silver_says_what_is_sure_and_what_is_not(monkeypatch):
+    monkeypatch.syspath_prepend(str(PROJECT / "scripts"))
     silver = load_script("silver", PROJECT)
     nlp = spacy.blank("xx")
     doc = nlp.make_doc("Zyxa met Qwop and Vuto.")

@@ -27,8 +27,10 @@ import spacy
 import torch
 import typer
 from spacy.tokens import Doc
+from train_ner import LABELS, read_left_out
 from wasabi import msg
 
+from spacy_mluke.cli.converter import text_key
 from spacy_mluke.components.mentions import softmax, token_offsets
 from spacy_mluke.components.ner import MLukeNer
 from spacy_mluke.components.span_batches import SpanBatch, SpanStates
@@ -38,7 +40,6 @@ from spacy_mluke.spans import decode
 
 LANGUAGES = "ar bn de el en es fi fr hi id it ja ko nl pl pt ru sv sw te th tr vi zh"
 SURE, AGREED, DOUBTFUL = 0.85, 0.5, 0.1
-LABELS = ("PER", "LOC", "ORG", "MISC")  # the columns of probabilities, after "no entity"
 # Probability of an entity below which a span is not written for distillation
 LEAST = 0.01
 # Share of the best meaning, and letters, with which a name of the knowledge base is well known
@@ -54,7 +55,7 @@ def main(
     docs: Annotated[int, typer.Option(help="Sentences of a language")] = 2_500,
     skip: Annotated[int, typer.Option(help="Sentences of a language to leave out first")] = 0,
     shift: Annotated[float, typer.Option(help='Taken off the logit of "no entity"')] = 0.0,
-    exclude: Annotated[Path | None, typer.Option(help="Texts to leave out, one a line")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Folder of texts to leave out")] = None,
     languages: Annotated[str, typer.Option(help="Separated by blanks")] = LANGUAGES,
     precision: Annotated[str, typer.Option(help="As of mluke_ner")] = "bf16",
 ) -> None:
@@ -72,7 +73,7 @@ def main(
         raise SystemExit(f"{checkpoint} finds {ner.labels}, not {LABELS}")
     kb = KnowledgeBase.open(EMBEDDED_FOLDER)
     dictionary = Dictionary(kb)
-    left_out = {_key(line) for line in exclude.read_text("utf8").split("\n")} if exclude else set()
+    left_out = read_left_out(exclude)
     for kind in ("silver", "soft"):
         (output / kind).mkdir(parents=True, exist_ok=True)
     rows = []
@@ -134,7 +135,7 @@ def read(
         lines.sort(key=_hash)
     seen = set(left_out)
     for text in lines:
-        key = _key(text)
+        key = text_key(text)
         if len(text) < 8 or key in seen:
             continue
         seen.add(key)
@@ -204,10 +205,6 @@ def _known_type(kb: KnowledgeBase, form: str, lang: str) -> str:
 
 def _characters(doc: Doc, start: int, end: int) -> tuple[int, int]:
     return doc[start].idx, doc[end - 1].idx + len(doc[end - 1])
-
-
-def _key(text: str) -> str:
-    return "".join(text.split()).casefold()
 
 
 def _hash(text: str) -> str:

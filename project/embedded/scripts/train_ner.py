@@ -30,6 +30,7 @@ from spacy.tokens import Doc, DocBin
 from spacy.training import Example
 
 from spacy_mluke.checkpoint import save_checkpoint
+from spacy_mluke.cli.converter import text_key
 from spacy_mluke.components import fast_spans
 from spacy_mluke.components.ner import MLukeNer
 from spacy_mluke.components.span_batches import SpanBatch, SpanStates
@@ -99,7 +100,7 @@ def main(
     sets: Annotated[list[Path], typer.Argument(help="Files of sets, or folders with them")],
     output: Annotated[Path, typer.Option(help="Folder for the run")],
     labels: Annotated[Path | None, typer.Option(help="sets.json of prepare.py")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="Texts to leave out, one a line")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="Folder of texts to leave out")] = None,
     words: Annotated[int, typer.Option(help="Words to read in all")] = 3_000_000,
     batch: Annotated[int, typer.Option(help="Words of a step")] = 600,
     rate: Annotated[float, typer.Option(help="Learning rate of the highest layer")] = 2e-4,
@@ -134,9 +135,7 @@ def main(
         model.luke.embeddings.word_embeddings.requires_grad_(False)
     optimizer = make_optimizer(model, rate, head, decay)
 
-    left_out = (
-        {key_of(line) for line in exclude.read_text("utf8").split("\n")} if exclude else set()
-    )
+    left_out = read_left_out(exclude)
     annotated = json.loads(labels.read_text("utf8")) if labels else {}
     corpus = [s for s in read_sets(sets, annotated, left_out) if s.texts]
     shares = share(corpus, smoothing)
@@ -190,8 +189,13 @@ def main(
 # Sets
 
 
-def key_of(text: str) -> str:
-    return "".join(text.split()).casefold()
+def read_left_out(folder: Path | None) -> set[str]:
+    """The keys of the texts in the .jsonl files of a folder, which nothing is trained on."""
+    files = sorted(folder.glob("*.jsonl")) if folder else []
+    if folder and not files:
+        raise FileNotFoundError(f"{folder} has no .jsonl files with texts to leave out")
+    lines = (line for file in files for line in file.read_text("utf8").splitlines())
+    return {text_key(json.loads(line)["text"]) for line in lines}
 
 
 def read_sets(
@@ -205,14 +209,14 @@ def read_sets(
         words = 0
         if path.name.endswith(".spacy"):
             for doc in DocBin().from_disk(path).get_docs(vocab):
-                if key_of(doc.text) not in left_out:
+                if text_key(doc.text) not in left_out:
                     texts.append(from_doc(doc))
                     words += len(doc)
         elif path.name.endswith(".jsonl.gz"):
             with gzip.open(path, "rt", encoding="utf8") as file:
                 for line in file:
                     row = json.loads(line)
-                    if key_of(row["text"]) not in left_out:
+                    if text_key(row["text"]) not in left_out:
                         spans = [(s, e, t) for s, e, t in row["spans"]]
                         missing = [(s, e) for s, e in row.get("missing", [])]
                         texts.append(Text(row["text"], spans, missing))
