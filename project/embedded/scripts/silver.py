@@ -58,7 +58,7 @@ def main(
     )
     nlp.add_pipe(
         "mluke_entities",
-        config={"mentions": "dictionary", "label_precedence": ["linked"], "precision": "bf16"},
+        config={"mentions": "dictionary", "label_from": "linked", "precision": "bf16"},
     )
     output.mkdir(parents=True, exist_ok=True)
     rows = []
