@@ -20,11 +20,8 @@ from wasabi import msg
 THRESHOLDS = (None, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 Settings = tuple[str, float | None]
 Counts = NDArray[np.int64]
-# Whose label counts first
-PRECEDENCE = {
-    "mluke_entities": ["typing", "linked", "given"],
-    "mluke_ner": ["given", "typing", "linked"],
-}
+# Whose label counts
+LABEL_FROM = {"mluke_entities": "combined", "mluke_ner": "given"}
 
 
 def main(
@@ -42,7 +39,7 @@ def main(
         # One run gives the labels of both
         set_both(nlp, ("mluke_entities", threshold))
         predicted = list(nlp.pipe(doc.text for doc in gold))
-        for labeller in PRECEDENCE:
+        for labeller in LABEL_FROM:
             counts[labeller, threshold] = count(gold, predicted, labeller)
             typer.echo(
                 f"labels of {labeller}, threshold {threshold}: "
@@ -63,7 +60,7 @@ def main(
 
 def set_both(nlp: Language, settings: Settings) -> None:
     for name, key, value in (
-        ("mluke_entities", "label_precedence", PRECEDENCE[settings[0]]),
+        ("mluke_entities", "label_from", LABEL_FROM[settings[0]]),
         ("mluke_ner", "threshold", settings[1]),
     ):
         nlp.get_pipe(name).cfg[key] = value  # type: ignore[attr-defined]

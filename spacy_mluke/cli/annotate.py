@@ -78,8 +78,9 @@ def annotate_cli(
     keys go to the output as they are.
 
     Output is one line per document: {"text", …, "ents": [{"start", "end", "text", "label",
-    "score", "kb_id"}]}, written as documents come. The score is null where the label is not one of
-    the checkpoint's; kb_id is "NIL" where no entity fits.
+    "score", "kb_id", "link_score"}]}, written as documents come. The score is the probability that
+    the mention is an entity of that label, null where the label is not a known one; kb_id is "NIL"
+    where no entity fits, and link_score the probability of the link, or of NIL.
 
     A document that cannot be read or annotated is reported with file and line, and left out. The
     exit code is 1 if that happened to all of them, else 0.

@@ -70,16 +70,16 @@ class JsonlWriter(Writer):
 
 def describe(span: Span, *, vector: bool = False) -> dict[str, Any]:
     """A mention as it stands in JSON Lines."""
-    score = get_score(span)
     described: dict[str, Any] = {
         "start": span.start_char,
         "end": span.end_char,
         "text": span.text,
         "label": span.label_,
-        "score": None if score is None else round(score, 6),
+        "score": _rounded(span._.mluke_score),
     }
     if span.kb_id_:
         described["kb_id"] = span.kb_id_
+        described["link_score"] = _rounded(span._.mluke_link_score)
     if vector:
         # The shortest decimals that are the same float32.
         states = span._.mluke_vector
@@ -87,10 +87,8 @@ def describe(span: Span, *, vector: bool = False) -> dict[str, Any]:
     return described
 
 
-def get_score(span: Span) -> float | None:
-    """The score of the label that the mention has; None if the head does not know that label."""
-    scores: dict[str, float] = span._.mluke_scores or {}
-    return scores.get(span.label_)
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 6)
 
 
 class SpacyWriter(Writer):
@@ -143,7 +141,15 @@ class TableWriter(Writer):
     def write(self, doc: Doc, other: dict[str, Any]) -> None:
         lang = str(other.get("lang") or "")
         self.rows += [
-            Row(self.documents, lang, span.text, span.label_, get_score(span), vector, span.kb_id_)
+            Row(
+                self.documents,
+                lang,
+                span.text,
+                span.label_,
+                span._.mluke_score,
+                vector,
+                span.kb_id_,
+            )
             for span in self.mentions(doc)
             if (vector := span._.mluke_vector) is not None
         ]

@@ -22,14 +22,16 @@ from ..training import MLukeShim
 from .entity_linking import DocLinks, EntityLinking
 from .extensions import install_extensions, known_vectors, set_span_hooks
 from .knowledge import AUTO, KnowledgePipe
+from .labels import LabelOpinions, LabelWeights, gather_opinions, label_opinion
 from .learning import Gold, gold_of, link_gradients, typing_loss
-from .link_scoring import LinkWeights
+from .link_scoring import LinkScores, LinkWeights
+from .linking import LinkBatch
 from .mentions import Floats, MentionBatch, MentionStates, build_mention_model, softmax
 from .pipe import warn_of_frozen
 from .scorers import Bounds, least_score
 from .scorers import mentions as get_mentions
 
-PRECEDENCE = ("typing", "linked", "given")
+LABEL_SOURCES = ("combined", "typing", "linked", "given")
 TASKS = ("typing", "linking")
 MENTIONS = ("ents", "dictionary", "both")
 
@@ -39,12 +41,17 @@ class MentionResults:
     """What was found of the M mentions of a document.
 
     vectors (float32[M, H]): entity states.
-    scores (float32[M, L]): of the labels, 0 to 1; L is 0 without a typing head.
+    scores (float32[M, L]): the probability that the mention is an entity with the label.
+    columns: the L labels.
+    labels, ids: of each mention.
     links: ranked entities; None without a knowledge base.
     """
 
     vectors: Floats
     scores: Floats
+    columns: tuple[str, ...]
+    labels: list[str]
+    ids: list[str]
     links: DocLinks | None = None
 
 
@@ -65,7 +72,7 @@ class MLukeEntities(KnowledgePipe):
         spans_key: str = "mluke",
         exclusive: bool = True,
         threshold: float | None = None,
-        label_precedence: Sequence[str] = PRECEDENCE,
+        label_from: str = "combined",
         knowledge_base: str | None = AUTO,
         language: str | None = None,
         max_candidates: int = 30,
@@ -86,7 +93,7 @@ class MLukeEntities(KnowledgePipe):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}: {setting} must be between 0 and 1, not {value}")
         for setting, chosen, known in (
-            ("label_precedence", label_precedence, PRECEDENCE),
+            ("label_from", [label_from], LABEL_SOURCES),
             ("learn", learn, TASKS),
             ("mentions", [mentions], MENTIONS),
         ):
@@ -110,7 +117,7 @@ class MLukeEntities(KnowledgePipe):
             "spans_key": spans_key,
             "exclusive": exclusive,
             "threshold": threshold,
-            "label_precedence": list(label_precedence),
+            "label_from": label_from,
             "knowledge_base": knowledge_base,
             "language": language,
             "max_candidates": max_candidates,
@@ -125,6 +132,7 @@ class MLukeEntities(KnowledgePipe):
             "learn": list(learn),
         }
         self.linking = EntityLinking(name, shim, self.cfg)
+        self.label_weights = LabelWeights()
         self._hold(shim)
         self.scorer = scorer
         install_extensions()
@@ -171,6 +179,37 @@ class MLukeEntities(KnowledgePipe):
         """Read documents. RETURNS: what was found of the mentions, one item per document."""
         docs = list(docs)
         spans = [get_mentions(doc, self.cfg["mentions_key"]) for doc in docs]
+        states, opinions, ranked = self._read(docs, spans)
+        flat = [span for of_doc in spans for span in of_doc]
+        scores = opinions.scores()
+        least = least_score(self.cfg["threshold"], self.cfg["exclusive"])
+        labels = opinions.decide(flat, scores, least)
+        ids, links = [span.kb_id_ for span in flat], None
+        if ranked is not None:
+            links = self.linking.by_document(docs, spans, *ranked, labels)
+            ids, types = self.linking.choose(links)
+            labels = [label or kind for label, kind in zip(labels, types, strict=True)]
+        # Without a label a span would drop out of doc.ents.
+        labels = [label or span.label_ for label, span in zip(labels, flat, strict=True)]
+        results, end = [], 0
+        for i, of_doc in enumerate(spans):
+            part = slice(end, end := end + len(of_doc))
+            results.append(
+                MentionResults(
+                    states.vectors[part],
+                    scores[part],
+                    opinions.columns,
+                    labels[part],
+                    ids[part],
+                    None if links is None else links[i],
+                )
+            )
+        return results
+
+    def _read(
+        self, docs: Sequence[Doc], spans: Sequence[Sequence[Span]]
+    ) -> tuple[MentionStates, LabelOpinions, tuple[LinkBatch, LinkScores] | None]:
+        """What the checkpoint and the knowledge base say of the mentions of documents."""
         batch = MentionBatch(
             docs,
             [[(span.start, span.end) for span in of_doc] for of_doc in spans],
@@ -179,43 +218,46 @@ class MLukeEntities(KnowledgePipe):
             vectors=[known_vectors(s, self.shim.state) for s in spans],
         )
         states = self.model.predict(batch)
-        probabilities = self._probabilities(states.logits)
-        links: Sequence[DocLinks | None] = [None] * len(docs)
-        if batch.links is not None:
-            links = self.linking.link(
-                batch, spans, states, self.labels, probabilities, self.model.predict
-            )
-        ends = np.cumsum([len(of_doc) for of_doc in spans])[:-1]
-        return [
-            MentionResults(*parts)
-            for parts in zip(
-                np.split(states.vectors, ends), np.split(probabilities, ends), links, strict=True
-            )
-        ]
+        kb = self.knowledge_base
+        opinions = gather_opinions(
+            self.cfg,
+            spans,
+            self.labels,
+            self._probabilities(states.logits),
+            () if kb is None else kb.type_names,
+            self.label_weights,
+        )
+        if batch.links is None:
+            return states, opinions, None
+        told = opinions.for_links([span for of_doc in spans for span in of_doc])
+        counts = [len(of_doc) for of_doc in spans]
+        ranked = self.linking.rank(batch, counts, states, *told, self.model.predict)
+        assert kb is not None
+        opinions.linked = label_opinion(
+            ranked[0], self.linking.weights, kb, opinions.columns, self.cfg["label_types"]
+        )
+        return states, opinions, ranked
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[MentionResults]) -> None:
         """Write vectors, scores, labels and candidates to doc.spans[spans_key], and labels and ids
         to doc.ents."""
-        key, names = self.cfg["mentions_key"], self.labels
+        key = self.cfg["mentions_key"]
         kb = self.knowledge_base
         for doc, results in zip(docs, scores, strict=True):
             spans = get_mentions(doc, key)
             attrs: dict[str, Any] = {
                 "vectors": results.vectors,
                 "scores": results.scores,
-                "labels": list(names),
+                "labels": list(results.columns),
                 "bounds": np.array([(span.start, span.end) for span in spans], np.int32).reshape(
                     -1, 2
                 ),
             }
-            ids, types = [span.kb_id_ for span in spans], [""] * len(spans)
             if kb is not None and results.links is not None:
-                ids, types = self.linking.choose(kb, results.links)
                 attrs["candidates"] = self.linking.columns(kb, results.links)
-            labels = self._choose(spans, names, results.scores, types)
             labelled = [
                 Span(doc, span.start, span.end, label=label, kb_id=kb_id, span_id=span.id)
-                for span, label, kb_id in zip(spans, labels, ids, strict=True)
+                for span, label, kb_id in zip(spans, results.labels, results.ids, strict=True)
             ]
             if key is None and labelled:
                 doc.set_ents(labelled, default="unmodified")
@@ -231,25 +273,6 @@ class MLukeEntities(KnowledgePipe):
         if not self.cfg["exclusive"]:
             return (1 / (1 + np.exp(-logits))).astype(np.float32)
         return softmax(logits)
-
-    def _choose(
-        self,
-        spans: Sequence[Span],
-        labels: Sequence[str],
-        probabilities: Floats,
-        types: Sequence[str],
-    ) -> list[str]:
-        """The label of each mention, by label_precedence."""
-        least = least_score(self.cfg["threshold"], self.cfg["exclusive"])
-        # Without a label a span would drop out of doc.ents, so the given one always stays.
-        order = [*self.cfg["label_precedence"], "given"]
-        chosen = []
-        for span, row, linked in zip(spans, probabilities, types, strict=True):
-            found = {"given": span.label_, "typing": "", "linked": linked}
-            if labels and row.max() >= least:
-                found["typing"] = labels[int(row.argmax())]
-            chosen.append(next((found[source] for source in order if found[source]), ""))
-        return chosen
 
     def score(self, examples: Iterable[Example], **kwargs: Any) -> dict[str, Any]:
         """Score labels and links; candidates only of entities that the knowledge base has."""
@@ -278,7 +301,7 @@ class MLukeEntities(KnowledgePipe):
             warn_of_frozen(self, self.shim, nlp)
         if kb_loader is not None:
             self.set_knowledge_base(kb_loader(self.vocab))
-        self.linking.weights = LinkWeights()
+        self.linking.weights, self.label_weights = LinkWeights(), LabelWeights()
         if "typing" not in self.cfg["learn"]:
             if self.linking.linker is None:
                 raise ValueError(
@@ -392,21 +415,39 @@ class MLukeEntities(KnowledgePipe):
     # -- saving --------------------------------------------------------------------------------
 
     def _to_disk(self) -> dict[str, Callable[[Path], Any]]:
-        weights = self.linking.weights.to_dict()
+        weights = self._weights()
         return {"linking": lambda p: srsly.write_json(p, weights), **super()._to_disk()}
 
     def _from_disk(self) -> dict[str, Callable[[Path], Any]]:
-        return {"linking": lambda p: self._set_weights(srsly.read_json(p)), **super()._from_disk()}
+        return {
+            "cfg": lambda p: self._set_cfg(srsly.read_json(p)),
+            "linking": lambda p: self._set_weights(srsly.read_json(p)),
+            **super()._from_disk(),
+        }
 
     def _to_bytes(self) -> dict[str, Callable[[], bytes]]:
-        weights = self.linking.weights.to_dict()
+        weights = self._weights()
         return {"linking": lambda: srsly.json_dumps(weights), **super()._to_bytes()}
 
     def _from_bytes(self) -> dict[str, Callable[[bytes], Any]]:
         return {
+            "cfg": lambda b: self._set_cfg(srsly.json_loads(b)),
             "linking": lambda b: self._set_weights(srsly.json_loads(b)),
             **super()._from_bytes(),
         }
 
+    def _set_cfg(self, data: dict[str, Any]) -> None:
+        if "label_precedence" in data:
+            raise ValueError(
+                f"{self.name}: was saved with label_precedence = {data['label_precedence']}, which "
+                "is no setting any more; in its file cfg and in config.cfg, put "
+                f'label_from = "combined" in its place, or one of {", ".join(LABEL_SOURCES[1:])}'
+            )
+        self.cfg.update(data)
+
+    def _weights(self) -> dict[str, Any]:
+        return {**self.linking.weights.to_dict(), "labels": self.label_weights.to_dict()}
+
     def _set_weights(self, data: Any) -> None:
         self.linking.weights = LinkWeights.from_dict(data)
+        self.label_weights = LabelWeights.from_dict(data.get("labels", {}))

@@ -16,14 +16,13 @@ from ..kb.knowledge_base import KnowledgeBase
 from ..retrieval import EntityIndex
 from ..training import MLukeShim
 from .knowledge import mention_language, open_knowledge_base, table_rows
-from .link_scoring import LinkScores, LinkWeights, score_links
+from .link_scoring import LinkScores, LinkWeights, score_links, with_labels
 from .linking import (
     NIL,
     Floats,
     Ints,
     LinkBatch,
     Linker,
-    given_label_scores,
     join_batches,
 )
 from .mentions import MentionBatch, MentionStates, token_offsets
@@ -190,31 +189,29 @@ class EntityLinking:
 
     # -- scores --------------------------------------------------------------------------------
 
-    def link(
+    def rank(
         self,
         batch: MentionBatch,
-        spans: Sequence[Sequence[Span]],
+        counts: Sequence[int],
         states: MentionStates,
         labels: tuple[str, ...],
         probabilities: Floats,
         read: Callable[[MentionBatch], MentionStates],
-    ) -> list[DocLinks]:
-        """Rank the candidates of all mentions.
+    ) -> tuple[LinkBatch, LinkScores]:
+        """Say how likely the candidates of all mentions are.
 
+        counts: mentions of each document.
         states: what was read, with the links of the batch.
-        labels, probabilities (float32[M, L]): of the typing head; without one, the labels that
-            spans came with are taken.
+        labels, probabilities (float32[M, L]): what is known of the mentions' labels.
         read: reads the mentions again, to refine.
+        RETURNS: the candidates, with those that were retrieved, and their probabilities.
         """
         linker, links = self.linker, batch.links
         assert linker is not None
         assert links is not None
-        if not labels:
-            labels, probabilities = given_label_scores([s for of_doc in spans for s in of_doc])
         logits = states.entity_logits
         linker.fill(links, labels, probabilities, logits)
         scores = score_links(links, self.weights)
-        counts = [len(of_doc) for of_doc in spans]
         for step in range(1, self.cfg["refine"] + 1):
             sure = most_certain(links, scores, counts, step / (self.cfg["refine"] + 1))
             if logits is None or not (sure >= 0).any():
@@ -228,7 +225,7 @@ class EntityLinking:
             more = self._retrieve(linker, links, states.queries, labels, probabilities)
             links = join_batches(links, more)
             scores = score_links(links, self.weights)
-        return self._by_document(batch.docs, spans, links, scores)
+        return links, scores
 
     def _retrieve(
         self,
@@ -271,13 +268,21 @@ class EntityLinking:
         order = np.argsort(rows[numbers], kind="stable")
         return rows[numbers][order], numbers[order]
 
-    def _by_document(
+    def by_document(
         self,
         docs: Sequence[Doc],
         spans: Sequence[Sequence[Span]],
         links: LinkBatch,
         scores: LinkScores,
+        labels: Sequence[str],
     ) -> list[DocLinks]:
+        """The candidates of each document, ranked.
+
+        labels: of all mentions, "" where that is not decided yet.
+        """
+        linker = self.linker
+        assert linker is not None
+        scores = with_labels(links, scores, linker.fits(links, labels))
         found, nil = scores.candidates.copy(), scores.nil.copy()
         firsts = np.cumsum([0, *map(len, spans)]).tolist()
         if self.cfg["consistent"]:
@@ -303,20 +308,25 @@ class EntityLinking:
 
     # -- results -------------------------------------------------------------------------------
 
-    def choose(self, kb: KnowledgeBase, links: DocLinks) -> tuple[list[str], list[str]]:
+    def choose(self, links: Iterable[DocLinks]) -> tuple[list[str], list[str]]:
         """For each mention the id of its entity, or NIL; and the entity's first type, or ""."""
-        threshold = self.cfg["link_threshold"] or 0.0
+        kb = self.knowledge_base
+        assert kb is not None
+        threshold = self.cfg["link_threshold"]
+        if threshold is None:
+            threshold = self.weights.threshold
         ids, types = [], []
-        for row, nil in enumerate(links.nil.tolist()):
-            begin, end = links.starts[row : row + 2].tolist()
-            score = float(links.scores[begin]) if end > begin else 0.0
-            if end > begin and score > nil and score >= threshold:
-                number = int(links.entities[begin])
-                ids.append(kb.id(number))
-                types.append(next(iter(kb.types(number)), ""))
-            else:
-                ids.append(NIL)
-                types.append("")
+        for of_doc in links:
+            for row, nil in enumerate(of_doc.nil.tolist()):
+                begin, end = of_doc.starts[row : row + 2].tolist()
+                score = float(of_doc.scores[begin]) if end > begin else 0.0
+                if end > begin and score > nil and score >= threshold:
+                    number = int(of_doc.entities[begin])
+                    ids.append(kb.id(number))
+                    types.append(next(iter(kb.types(number)), ""))
+                else:
+                    ids.append(NIL)
+                    types.append("")
         return ids, types
 
     def columns(self, kb: KnowledgeBase, links: DocLinks) -> dict[str, Any]:

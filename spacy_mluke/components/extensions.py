@@ -1,8 +1,9 @@
-"""`span._.mluke_vector`, `span._.mluke_scores`, `span._.mluke_candidates`, `doc._.mluke_relations`,
-`doc._.mluke_answers` and `doc._.mluke_cloze`, and the optional hooks of `Span.vector`: views of
-what a component wrote to `doc.spans[...]`, which is what gets saved. And what a program may set:
-`doc._.mluke_lang`, its language, `doc._.mluke_given`, that its mentions are given and no others are
-to be looked for, `doc._.mluke_questions`, a list of texts, that are asked about it, and
+"""`span._.mluke_vector`, `span._.mluke_score`, `span._.mluke_scores`, `span._.mluke_candidates`,
+`span._.mluke_link_score`, `doc._.mluke_relations`, `doc._.mluke_answers` and `doc._.mluke_cloze`,
+and the optional hooks of `Span.vector`: views of what a component wrote to `doc.spans[...]`, which
+is what gets saved. And what a program may set: `doc._.mluke_lang`, its language,
+`doc._.mluke_given`, that its mentions are given and no others are to be looked for,
+`doc._.mluke_questions`, a list of texts, that are asked about it, and
 `doc._.mluke_annotated_labels`, the labels that its annotation covers, None for all."""
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import numpy as np
 from spacy.tokens import Doc, Span
 from spacy.tokens.span_group import SpanGroup
 
+from .linking import NIL
+
 
 def install_extensions() -> None:
     """Set the extensions, unless they are there. The components do it; a program that only
     reads saved documents must."""
     for name, getter in (
         ("mluke_vector", get_vector),
+        ("mluke_score", get_score),
         ("mluke_scores", get_scores),
         ("mluke_candidates", get_candidates),
+        ("mluke_link_score", get_link_score),
     ):
         if not Span.has_extension(name):
             Span.set_extension(name, getter=getter)
@@ -62,8 +67,15 @@ def known_vectors(spans: Sequence[Span], state: str) -> np.ndarray | None:
     return None
 
 
+def get_score(span: Span) -> float | None:
+    """The probability that this span is an entity of its label; None if it was not read, or if
+    its label is not one of those that were asked for."""
+    return (get_scores(span) or {}).get(span.label_)
+
+
 def get_scores(span: Span) -> dict[str, float] | None:
-    """Label -> score between 0 and 1; {} without a typing head, None if it was not read."""
+    """Label -> probability that this span is an entity of that label; {} if there are no labels to
+    ask for, None if it was not read."""
     found = _find(span)
     if found is None:
         return None
@@ -91,6 +103,18 @@ def get_candidates(span: Span) -> list[dict[str, Any]] | None:
         }
         for i in rows
     ]
+
+
+def get_link_score(span: Span) -> float | None:
+    """The probability that this mention means the entity that it is linked to, or, where `kb_id_`
+    is NIL, that it means none of the candidates. None if it was not looked at, or if the id is not
+    one of theirs."""
+    candidates = get_candidates(span)
+    if candidates is None:
+        return None
+    scores = {candidate["id"]: candidate["score"] for candidate in candidates}
+    scores.setdefault(NIL, max(1.0 - sum(scores.values()), 0.0))
+    return scores.get(span.kb_id_)
 
 
 def get_relations(doc: Doc) -> list[dict[str, Any]]:

@@ -33,8 +33,10 @@ DEFAULT_SPANS_KEY = "mluke"
         "token.ent_type",
         "token.ent_kb_id",
         "span._.mluke_vector",
+        "span._.mluke_score",
         "span._.mluke_scores",
         "span._.mluke_candidates",
+        "span._.mluke_link_score",
     ],
     default_config={
         "checkpoint": "embedded",
@@ -44,7 +46,7 @@ DEFAULT_SPANS_KEY = "mluke"
         "spans_key": DEFAULT_SPANS_KEY,
         "exclusive": True,
         "threshold": None,
-        "label_precedence": ["typing", "linked", "given"],
+        "label_from": "combined",
         "knowledge_base": "auto",
         "language": None,
         "max_candidates": 30,
@@ -91,7 +93,7 @@ def make_mluke_entities(
     spans_key: str,
     exclusive: bool,
     threshold: float | None,
-    label_precedence: list[Literal["typing", "linked", "given"]],
+    label_from: Literal["combined", "typing", "linked", "given"],
     knowledge_base: str | None,
     language: str | None,
     max_candidates: int,
@@ -125,8 +127,8 @@ def make_mluke_entities(
     spans_key (str): Write results to doc.spans[spans_key].
     exclusive (bool): A mention has one label (True) or any number.
     threshold (Optional[float]): Least score, 0 to 1, for a label. None: 0 if exclusive, else 0.5.
-    label_precedence (List[str]): Where label_ comes from, first that has one: the head ("typing"),
-        the type of the entity ("linked") or the span as it came ("given").
+    label_from (str): Where label_ comes from: all that is known ("combined"), the head ("typing"),
+        the type of the linked entity ("linked") or the span as it came ("given").
     knowledge_base (Optional[str]): A folder, "embedded" for the one that comes along, "checkpoint"
         for the titles in the checkpoint's entity vocabulary, "auto" for one of those two, or None:
         mentions are not linked. Opened when it is first needed.
@@ -134,6 +136,7 @@ def make_mluke_entities(
         the pipeline has it.
     max_candidates (int): Entities that a mention may mean, at most.
     link_threshold (Optional[float]): Least score, 0 to 1, for a link; else the mention is NIL.
+        None: what was fitted with the weights of linking.
     link_types (Optional[List[str]]): Link to entities of these types alone. None: all.
     drop_ids (List[str]): Never link to these.
     label_types (Dict[str, List[str]]): Types of entities that mentions with a label may mean, for
@@ -176,7 +179,7 @@ def make_mluke_entities(
         spans_key=spans_key,
         exclusive=exclusive,
         threshold=threshold,
-        label_precedence=label_precedence,
+        label_from=label_from,
         knowledge_base=knowledge_base,
         language=language,
         max_candidates=max_candidates,
@@ -201,6 +204,7 @@ def make_mluke_entities(
         "token.ent_iob",
         "token.ent_type",
         "span._.mluke_vector",
+        "span._.mluke_score",
         "span._.mluke_scores",
     ],
     default_config={

@@ -37,6 +37,8 @@ AGREES, DISAGREES = 0.9, 0.1  # for labels that come without a score
 LEAST = 1e-3  # of a prior
 # Typing heads are wrong more often than they say, most of all in languages that they did not see.
 LEAST_AGREEMENT = 0.05
+# Where labels, or types, say nothing of a candidate.
+NEUTRAL = 0.5
 
 
 @dataclass
@@ -246,17 +248,27 @@ class Linker:
         masks = self.kb.type_masks[batch.entities]
         best = np.full(len(batch.entities), LEAST_AGREEMENT, np.float32)
         if not labels:
-            best[:] = 0.5
+            best[:] = NEUTRAL
             return np.log(best)
         fits = label_scores @ self._compatibility(labels)  # [M, types]
         for bit in range(len(self.kb.type_names)):
             having = (masks >> bit & 1).astype(bool)
             best[having] = np.maximum(best[having], fits[batch.mention[having], bit])
-        best[masks == 0] = 0.5
+        best[masks == 0] = NEUTRAL
         # A label that no type goes with says nothing.
         silent = ~self._compatibility(labels).any(axis=1)
-        best = np.maximum(best, 0.5 * label_scores[:, silent].sum(axis=1)[batch.mention])
+        best = np.maximum(best, NEUTRAL * label_scores[:, silent].sum(axis=1)[batch.mention])
         return np.log(best)
+
+    def fits(self, batch: LinkBatch, labels: Sequence[str]) -> NDArray[np.bool_]:
+        """bool[K]: whether a candidate can have the label of its mention ("" if that is not known).
+        Where a type is not known, or the label means none, it can."""
+        names = tuple(dict.fromkeys(labels))
+        bits = self._compatibility(names) @ (1 << np.arange(len(self.kb.type_names)))
+        meant = bits[[names.index(label) for label in labels]][batch.mention]
+        masks = self.kb.type_masks[batch.entities]
+        fitting: NDArray[np.bool_] = (meant == 0) | (masks == 0) | (masks & meant > 0)
+        return fitting
 
     def _compatibility(self, labels: tuple[str, ...]) -> NDArray[np.bool_]:
         """bool[labels, types]: which types of entities a label can mean."""
@@ -264,7 +276,7 @@ class Linker:
         if found is None:
             found = np.zeros((len(labels), len(self.kb.type_names)), bool)
             for i, label in enumerate(labels):
-                meant = self._label_types.get(label.upper(), (label.upper(),))
+                meant = meant_types(label, self._label_types)
                 found[i] = [name.upper() in meant for name in self.kb.type_names]
             self._compatible[labels] = found
         return found
@@ -291,6 +303,22 @@ def _lend(
     ends = np.cumsum(taken)
     rows = np.repeat(starts[lenders] - (ends - taken), taken) + np.arange(taken.sum())
     return rows, taken, np.repeat(lenders != np.arange(len(counts)), taken)
+
+
+def meant_types(label: str, label_types: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The types of entities that a label can mean; of one that is not known, the type of its
+    name."""
+    return label_types.get(label.upper(), (label.upper(),))
+
+
+def without_labels(batch: LinkBatch) -> LinkBatch:
+    """The same, as if nothing were known of the mentions' labels."""
+    features, nil_features = batch.features.copy(), batch.nil_features.copy()
+    features[:, FEATURES.index("type")] = np.log(NEUTRAL)
+    nil_features[:, NIL_FEATURES.index("type")] = np.where(
+        np.diff(batch.starts) > 0, np.log(NEUTRAL), 0.0
+    )
+    return replace(batch, features=features, nil_features=nil_features)
 
 
 def given_label_scores(spans: Sequence[Span]) -> tuple[tuple[str, ...], Floats]:

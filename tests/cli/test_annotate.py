@@ -43,7 +43,16 @@ def test_labels_scores_and_vectors_are_those_of_the_component(
     doc = annotated(reference, TEXT, ENTS)
     assert len(line["ents"]) == 3
     for found, ent in zip(line["ents"], doc.ents, strict=True):
-        assert list(found) == ["start", "end", "text", "label", "score", "kb_id", "vector"]
+        assert list(found) == [
+            "start",
+            "end",
+            "text",
+            "label",
+            "score",
+            "kb_id",
+            "link_score",
+            "vector",
+        ]
         assert TEXT[found["start"] : found["end"]] == found["text"] == ent.text
         assert found["label"] == ent.label_ in LABELS
         scores = ent._.mluke_scores

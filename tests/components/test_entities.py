@@ -111,7 +111,8 @@ def test_span_group_holds_the_results(nlp, docs):
     assert group.attrs["labels"] == ["LOC", "MISC", "ORG", "PER"]
     np.testing.assert_allclose(group.attrs["scores"].sum(1), 1, atol=1e-6)
     for row, span in enumerate(group):
-        assert span.label_ == group.attrs["labels"][group.attrs["scores"][row].argmax()]
+        column = group.attrs["labels"].index(span.label_)
+        assert span._.mluke_score == group.attrs["scores"][row][column]
         np.testing.assert_array_equal(span._.mluke_vector, group.attrs["vectors"][row])
     assert doc[1:3]._.mluke_vector is None
     assert doc[1:3]._.mluke_scores is None
@@ -143,21 +144,29 @@ def test_ids_of_entities_stay(nlp):
 
 
 @pytest.mark.parametrize(
-    ("precedence", "threshold", "expected"),
+    ("source", "threshold", "given", "expected"),
     [
-        (["typing", "given"], None, "head"),
-        (["typing", "given"], 1.0, "given"),
-        (["given", "typing"], None, "given"),
-        (["given"], None, "given"),
-        (["typing"], 1.0, "given"),  # without a label it would drop out of doc.ents
+        ("combined", None, "X", "head"),
+        ("combined", 1.0, "X", "X"),  # without a label it would drop out of doc.ents
+        # A label that means one of the head's is certain, whatever the head says.
+        ("combined", None, "PER", "PER"),
+        ("combined", None, "GPE", "LOC"),
+        ("typing", None, "PER", "head"),
+        ("typing", 1.0, "PER", "PER"),
+        ("linked", None, "X", "X"),
+        ("given", None, "X", "X"),
     ],
 )
-def test_label_precedence(typing_checkpoint, precedence, threshold, expected):
-    nlp = make_nlp(typing_checkpoint, label_precedence=precedence, threshold=threshold)
-    doc = nlp(make_doc(nlp, "Warsaw is big", [(0, 6, "GIVEN")]))
-    scores = doc.ents[0]._.mluke_scores
-    wanted = "GIVEN" if expected == "given" else max(scores, key=scores.get)
-    assert doc.ents[0].label_ == wanted
+def test_where_labels_come_from(typing_checkpoint, source, threshold, given, expected):
+    nlp = make_nlp(typing_checkpoint, label_from=source, threshold=threshold)
+    doc = nlp(make_doc(nlp, "Warsaw is big", [(0, 6, given)]))
+    (ent,) = doc.ents
+    scores = ent._.mluke_scores
+    assert ent.label_ == (max(scores, key=scores.get) if expected == "head" else expected)
+    # What the head says of the label, also of one that was given.
+    assert ent._.mluke_score == scores.get(ent.label_)
+    assert (ent._.mluke_score is None) == (ent.label_ == "X")
+    assert ent._.mluke_link_score is None
 
 
 def test_mentions_from_spans_may_overlap(typing_checkpoint):

@@ -111,7 +111,7 @@ SETTINGS = {
     "spans_key": "read",
     "exclusive": False,
     "threshold": 0.25,
-    "label_precedence": ["given", "typing"],
+    "label_from": "given",
     "knowledge_base": "some/folder",
     "language": "de",
     "max_candidates": 5,
@@ -311,7 +311,7 @@ def test_component_takes_its_settings():
         "spans_key": "read",
         "exclusive": False,
         "threshold": 0.25,
-        "label_precedence": ["given", "typing"],
+        "label_from": "given",
         "knowledge_base": "some/folder",
         "language": "de",
         "max_candidates": 5,
@@ -393,8 +393,10 @@ def test_factory_states_what_it_does():
         "token.ent_type",
         "token.ent_kb_id",
         "span._.mluke_vector",
+        "span._.mluke_score",
         "span._.mluke_scores",
         "span._.mluke_candidates",
+        "span._.mluke_link_score",
     ]
     assert not meta.retokenizes
     assert set(meta.default_config) == {*SETTINGS, "scorer"}
@@ -425,6 +427,7 @@ def test_ner_factory_states_what_it_does():
         "token.ent_iob",
         "token.ent_type",
         "span._.mluke_vector",
+        "span._.mluke_score",
         "span._.mluke_scores",
     ]
     assert not meta.retokenizes
@@ -576,8 +579,8 @@ WRONG = [
     ("exclusive", "maybe", "'maybe' is not <class 'bool'>"),
     ("threshold", "high", "'high' is not <class 'float'>"),
     ("threshold", True, "True is not <class 'float'>"),
-    ("label_precedence", ["x"], "'x' is not typing.Literal['typing', 'linked', 'given']"),
-    ("label_precedence", "typing", "'typing' is not list"),
+    ("label_from", "x", "'x' is not typing.Literal['combined', 'typing', 'linked', 'given']"),
+    ("label_precedence", ["typing"], "unexpected argument: 'label_precedence'"),
     ("span_hooks", 1, "1 is not <class 'bool'>"),
     ("freeze", "all", "'all' is not"),
     ("freeze", 1.5, "1.5 is not"),

@@ -160,7 +160,7 @@ def test_no_gold_no_score(nlp):
 
 def test_settings_of_the_component_are_taken_or_passed_over(nlp):
     example = make_example(nlp, ["PER", "LOC", "LOC"], ["PER", "LOC", "LOC"])
-    scores = score_types([example], labels=("PER",), span_hooks=True, label_precedence=["typing"])
+    scores = score_types([example], labels=("PER",), span_hooks=True, label_from="typing")
     assert scores["types_micro_f"] == 1.0
 
 

@@ -2,7 +2,8 @@
 
 A gold entity that the knowledge base does not have is taken for not annotated: what is right there,
 NIL, says nothing of how entities that it has are told from others. Then the bias of NIL is shifted
-to where the F1 of links is best, which log loss does not aim at.
+to where the F1 of links is best, which log loss does not aim at; so is the least probability of a
+link chosen.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from spacy_mluke.cli.linking_data import TitleCounts, link_titles, place_mention
 from spacy_mluke.cli.pipeline import get_component, load_pipeline
 from spacy_mluke.components.link_scoring import LinkWeights, link_loss, score_links
 from spacy_mluke.components.linking import FEATURES, NIL, NIL_FEATURES, LinkBatch
-from spacy_mluke.components.mentions import MentionBatch
 from spacy_mluke.kb.knowledge_base import KnowledgeBase
 
 Arg, Opt = typer.Argument, typer.Option
 STEPS, RATE, DECAY = 1500, 0.02, 1e-3
 SHIFTS = np.arange(-6.0, 1.0, 0.5)
+THRESHOLDS = np.arange(0.0, 0.95, 0.05)
 Part = tuple[LinkBatch, list[str]]
 
 
@@ -60,6 +61,11 @@ def main(
         scores.append(float(np.mean([link_f1(parts, weights, kb) for parts in files])))
         print(f"NIL bias {bias + shift:6.2f}: mean F1 {scores[-1]:.4f}")
     weights.nil[0] = bias + float(SHIFTS[int(np.argmax(scores))])
+    at = [
+        float(np.mean([link_f1(parts, weights, kb, least) for parts in files]))
+        for least in THRESHOLDS.tolist()
+    ]
+    print(f"threshold {THRESHOLDS[int(np.argmax(at))]:.2f}: mean F1 {max(at):.4f}")
     print(dict(zip(FEATURES, weights.candidate.round(2).tolist(), strict=True)))
     print(dict(zip(NIL_FEATURES, weights.nil.round(2).tolist(), strict=True)))
 
@@ -78,18 +84,15 @@ def collect(nlp, path: Path, limit: int) -> list[Part]:  # type: ignore[no-untyp
     for item, text in placed:
         placed_links = {place: text.links[bounds] for bounds, place in item.places.items()}
         gold += [placed_links[ent.start, ent.end] for ent in item.doc.ents]
-    spans = [list(doc.ents) for doc in docs]
-    bounds = [[(span.start, span.end) for span in of_doc] for of_doc in spans]
-    links = component.linking.find(docs, spans)
-    states = component.model.predict(MentionBatch(docs, bounds, links))
-    linker = component.linking.linker
-    assert links is not None
-    assert linker is not None
-    linker.fill(links, component.labels, component._probabilities(states.logits), None)
-    return [(links, gold)]
+    component._load()
+    ranked = component._read(docs, [list(doc.ents) for doc in docs])[2]
+    assert ranked is not None
+    return [(ranked[0], gold)]
 
 
-def link_f1(parts: list[Part], weights: LinkWeights, kb: KnowledgeBase) -> float:
+def link_f1(
+    parts: list[Part], weights: LinkWeights, kb: KnowledgeBase, threshold: float = 0.0
+) -> float:
     """Micro F1 of links among the annotated mentions; NIL is no link."""
     right = predicted = wanted = 0
     for batch, gold in parts:
@@ -98,7 +101,8 @@ def link_f1(parts: list[Part], weights: LinkWeights, kb: KnowledgeBase) -> float
         for i, link in enumerate(gold):
             wanted += link not in ("", NIL)
             begin, end = batch.starts[i : i + 2].tolist()
-            if link and end > begin and scores.candidates[order[begin]] > scores.nil[i]:
+            best = scores.candidates[order[begin]] if end > begin else 0.0
+            if link and best > scores.nil[i] and best >= threshold:
                 predicted += 1
                 right += kb.id(int(batch.entities[order[begin]])) == link
     return 2 * right / max(predicted + wanted, 1)
