@@ -39,7 +39,7 @@ from spacy_mluke.kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
 from spacy_mluke.spans import decode
 
 LANGUAGES = "ar bn de el en es fi fr hi id it ja ko nl pl pt ru sv sw te th tr vi zh"
-SURE, AGREED, DOUBTFUL = 0.85, 0.5, 0.1
+SURE, AGREED, DOUBTFUL = 0.85, 0.5, 0.3
 # Probability of an entity below which a span is not written for distillation
 LEAST = 0.01
 # Share of the best meaning, and letters, with which a name of the knowledge base is well known

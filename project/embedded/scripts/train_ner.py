@@ -42,7 +42,7 @@ CAP = 60_000
 WEIGHTS = {
     "europeana": 0.15, "hipe2022-ajmc": 0.5, "hipe2022-newseye": 0.5, "hipe2022-sonar": 0.5,
     "meddocan": 0.1, "multiconer2": 0.25, "wikiner": 0.5, "crossner": 0.4, "btc": 0.5, "nerp": 0.4,
-    "newsfane": 0.7, "plain": 0.4,
+    "newsfane": 0.7, "plain": 0.4, "silver": 0.6,
 }  # fmt: skip
 # Shares of texts whose letters are changed: names do not depend on capitals alone.
 LOWER, UPPER, TITLE = 0.06, 0.05, 0.02
