@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import EMBEDDED, HEADS, PRETRAINED, MLukeConfig
+from .config import EMBEDDED, FAST, HEADS, PRETRAINED, MLukeConfig
 from .encoder import MLukeEncoder
 from .heads import MLuke, init_model
 from .kb.vocabulary import COMPACT, FILES, EntityVocabulary, find_vocabulary, open_vocabulary
 from .quantized import QuantizedEmbedding
 from .storage import Loss, Storage, pack, quantized_words, storage_of, unpack
 from .tokenization import PieceTokenizer
-from .weights import TABLE, Weights, read_weights, write_text, write_weights
+from .weights import TABLE, Weights, is_of_words, read_weights, write_text, write_weights
 
 CONFIG = "config.json"
 
@@ -28,7 +28,11 @@ CONFIG = "config.json"
 MAP_ABOVE = 65_536
 
 EMBEDDED_FOLDER = Path(__file__).parent / "assets" / EMBEDDED
-SHIPPED = {EMBEDDED: EMBEDDED_FOLDER, PRETRAINED: EMBEDDED_FOLDER.with_name("pretrained")}
+SHIPPED = {
+    EMBEDDED: EMBEDDED_FOLDER,
+    FAST: EMBEDDED_FOLDER.with_name("fast"),
+    PRETRAINED: EMBEDDED_FOLDER.with_name("pretrained"),
+}
 
 
 @dataclass
@@ -78,8 +82,9 @@ def load_checkpoint(
     """Load a LUKE or mLUKE checkpoint.
 
     source: a folder in Hugging Face layout, a hub name such as "studio-ousia/mluke-base", or what
-        comes with this package: "embedded", which finds and types entities, or
-        "embedded-pretrained", a small mLUKE with its heads of pretraining.
+        comes with this package: "embedded", which finds and types entities, "embedded-fast", which
+        does so faster and less well, or "embedded-pretrained", a small mLUKE with its heads of
+        pretraining.
     revision: branch, tag or commit, for hub names.
     map_entities: leave the entity table in its file and gather rows as needed (it cannot be
         trained then); None does so for tables of more than 65,536 rows.
@@ -102,10 +107,24 @@ def load_checkpoint(
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder} is not a checkpoint: it has no {CONFIG}")
     config = MLukeConfig.from_file(folder / CONFIG)
+    words = folder
+    if config.words_from is not None:
+        words = folder.resolve().parent / config.words_from
+        if not (words / CONFIG).is_file():
+            raise FileNotFoundError(
+                f"{folder} has its word pieces in {words}, where there is no checkpoint: copy both"
+            )
     # Before the weights: these are the cheap ways to find a broken folder.
-    pieces = PieceTokenizer.from_folder(folder, config)
+    pieces = PieceTokenizer.from_folder(words, config)
     entities = _open_vocabulary(folder, config)
     weights = read_weights(folder)
+    if words != folder:
+        others = read_weights(words)
+        for key in [key for key in others.tensors if is_of_words(key)]:
+            weights.tensors[key] = others.tensors[key]
+        weights.quantized |= others.quantized
+        # What is loaded is whole, and is saved so.
+        config = replace(config, words_from=None)
     storage = storage_of(weights.tensors)
     if weights.quantized:
         try:

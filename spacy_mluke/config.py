@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-# What the package ships: `checkpoint = "embedded"`, which finds and types entities, and one that
-# has its heads of pretraining.
-EMBEDDED, PRETRAINED = "embedded", "embedded-pretrained"
+# What the package ships: `checkpoint = "embedded"`, which finds and types entities, a fast one that
+# does so less well, and one that has its heads of pretraining.
+EMBEDDED, FAST, PRETRAINED = "embedded", "embedded-fast", "embedded-pretrained"
 
 # The key of config.json under which we keep what `transformers` has no word for, and its keys.
 OWN_SECTION = "spacy_mluke"
 _OWN = ("piece_layout", "piece_convention", "max_mention_length", "max_entity_length",
         "hide_entities", "entity_attention", "ner_labels", "relation_labels",
-        "relation_features")  # fmt: skip
+        "relation_features", "words_from")  # fmt: skip
 
 PieceLayout = Literal["fairseq", "sentencepiece", "tokenizer.json"]
 PieceConvention = Literal["context", "words", "markers"]
@@ -96,6 +96,9 @@ class MLukeConfig:
     # What the head for relations was trained on: entity states, or the states of word pieces that
     # are read without entities (mLUKE-E and mLUKE-W in the paper).
     relation_features: RelationFeatures = "entities"
+    # A folder beside the checkpoint's, which has its word pieces and their embeddings. Both
+    # checkpoints then keep them once. None: they are in its own folder.
+    words_from: str | None = None
     # Everything in config.json that we do not read, so that saving loses nothing.
     other: dict[str, Any] = field(default_factory=dict, compare=False)
 
@@ -145,6 +148,13 @@ class MLukeConfig:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"config: {name} is {getattr(self, name)!r}; known are {known}")
+        beside = self.words_from
+        if beside is not None and (
+            not isinstance(beside, str) or beside != Path(beside).name or beside in ("", "..")
+        ):
+            raise ValueError(
+                f"config: words_from must be the name of a folder beside this one, not {beside!r}"
+            )
         for architecture in self.architectures:
             if architecture not in HEADS:
                 raise ValueError(

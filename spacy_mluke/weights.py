@@ -49,6 +49,11 @@ def part_of(name: str) -> str:
     return next((part for start, part in PARTS.items() if name.startswith(start)), "heads")
 
 
+def is_of_words(name: str) -> bool:
+    """Whether a tensor is, or belongs to, the embeddings of word pieces."""
+    return name.startswith(WORDS.removesuffix("weight"))
+
+
 class Weights:
     """The tensors of a checkpoint's files by canonical name, mapped, not read.
 

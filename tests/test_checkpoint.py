@@ -829,3 +829,34 @@ def test_a_large_table_is_never_read_whole(
     assert (tmp_path / "saved" / TABLE_SHARD).stat().st_size > 76_000_000
     theirs = transformers.LukeModel.from_pretrained(tmp_path / "saved")
     assert theirs.entity_embeddings.entity_embeddings.weight.shape == (300_000, 64)
+
+
+def test_word_pieces_may_be_in_a_folder_beside_it(plain_checkpoint, tmp_path):
+    """As of the fast one of the embedded checkpoints, which then has them once with the other."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    save_checkpoint(load_checkpoint(plain_checkpoint), first)
+    save_checkpoint(load_checkpoint(plain_checkpoint), second)
+    tensors = load_file(second / "model.safetensors")
+    words = next(key for key in tensors if key.endswith("embeddings.word_embeddings.weight"))
+    expected = tensors.pop(words)
+    save_file(tensors, second / "model.safetensors", metadata={"format": "pt"})
+    (second / "sentencepiece.bpe.model").unlink()
+    config = json.loads((second / "config.json").read_text("utf8"))
+    config["spacy_mluke"]["words_from"] = "first"
+    (second / "config.json").write_text(json.dumps(config), "utf8")
+    loaded = load_checkpoint(second)
+    assert torch.equal(loaded.encoder.embeddings.word_embeddings.weight, expected)
+    assert loaded.pieces.files == load_checkpoint(first).pieces.files
+    # Saved, it is whole.
+    save_checkpoint(loaded, tmp_path / "copy" / "third")
+    whole = load_checkpoint(tmp_path / "copy" / "third")
+    assert whole.config.words_from is None
+    assert torch.equal(whole.encoder.embeddings.word_embeddings.weight, expected)
+    shutil.rmtree(first)
+    with pytest.raises(FileNotFoundError, match=r"has its word pieces in .*first, where there is"):
+        load_checkpoint(second)
+    for wrong in ("../first", "..", "", "/tmp", 1):
+        config["spacy_mluke"]["words_from"] = wrong
+        (second / "config.json").write_text(json.dumps(config), "utf8")
+        with pytest.raises(ValueError, match="words_from must be the name of a folder beside"):
+            load_checkpoint(second)
