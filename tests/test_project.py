@@ -21,6 +21,7 @@ def test_spacy_train_overfits_a_small_set(plain_checkpoint, tmp_path):
         "--paths.dev", str(tmp_path / "train.spacy"),
         "--paths.checkpoint", str(plain_checkpoint),
         "--components.mluke_entities.precision", "exact",
+        "--components.mluke_entities.freeze", "nothing", "--corpora.dev.limit", "0",
         "--training.max_steps", "60", "--training.eval_frequency", "20",
         "--training.dropout", "0.0",
         "--training.optimizer.learn_rate.warmup_steps", "1",
