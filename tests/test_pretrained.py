@@ -11,7 +11,6 @@ import torch
 import transformers
 
 from spacy_mluke import load_checkpoint
-from spacy_mluke.checkpoint import EMBEDDED_FOLDER
 from spacy_mluke.packs import Pack
 
 FOLDER = Path(str(files("spacy_mluke") / "assets" / "pretrained"))
@@ -24,16 +23,10 @@ def checkpoint():
 
 def test_it_is_small_and_complete(checkpoint):
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 20_000_000
-    assert sum(p.stat().st_size for p in FOLDER.parent.rglob("*") if p.is_file()) < 60_000_000
     assert checkpoint.config.architectures == ("LukeForMaskedLM",)
     assert checkpoint.config.entity_attention == "full"
     assert len(checkpoint.entities) == 16_485
     assert "## Scores" in (FOLDER / "README.md").read_text("utf8")
-
-
-def test_its_word_pieces_are_those_of_the_embedded_one():
-    name = "sentencepiece.bpe.model"
-    assert (FOLDER / name).read_bytes() == (EMBEDDED_FOLDER / name).read_bytes()
 
 
 def test_its_entities_are_those_of_the_knowledge_base(checkpoint):
