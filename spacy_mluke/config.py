@@ -235,6 +235,8 @@ class MLukeConfig:
         own = {name: data.pop(name) for name in _OWN}
         for name in ("ner_labels", "relation_labels"):
             own[name] = list(own[name])
+        if own["words_from"] is None:
+            del own["words_from"]
         labels = data.pop("labels")
         data["architectures"] = list(self.architectures)
         if data["problem_type"] is None:
