@@ -8,9 +8,9 @@
 * fast: fast mode against paper mode at that size, on the same texts. Random weights would let any
   share of the spans through the filter: it is set to let through as many for each word as the
   embedded model does.
-* embedded: words per second of the embedded model.
-* filter: what settings of `filter` cost and lose, on the .spacy files in the folder --corpus: spans
-  looked at, time, and of the entities that looking at all spans finds, the share that is found too.
+* embedded: words per second of the embedded models.
+* filter: what settings of `filter` cost and bring, on the .spacy files in the folder --corpus:
+  spans looked at, time, and F1 over all files, by the labels that each file annotates.
 * shared: `mluke_ner` and `mluke_entities` with one checkpoint, and with two.
 * memory: what a document of 50,000 words takes.
 
@@ -37,13 +37,14 @@ import torch
 import transformers
 from spacy.language import Language
 from spacy.pipeline import TrainablePipe
+from spacy.scorer import PRFScore
 from spacy.tokens import Doc, DocBin
 
 import spacy_mluke
 from spacy_mluke.checkpoint import EMBEDDED_FOLDER, Checkpoint, new_checkpoint, save_checkpoint
 from spacy_mluke.components.ner import MLukeNer
 from spacy_mluke.components.span_batches import SpanBatch
-from spacy_mluke.config import MLukeConfig
+from spacy_mluke.config import EMBEDDED, FAST, MLukeConfig
 
 EXAMPLES = Path(spacy_mluke.__file__).parent / "assets" / "examples.jsonl"
 TOKENIZER = {"@tokenizers": "spacy_mluke.MultilingualTokenizer.v1"}
@@ -265,16 +266,18 @@ def fast(n_docs: int, runs: int) -> None:
 
 def embedded(n_docs: int, runs: int) -> None:
     many = texts(40 * n_docs)
-    for precision in ("exact", "bf16", "int8"):
-        nlp = blank(precision=precision)
+    settings = itertools.product((EMBEDDED, FAST), ("exact", "bf16", "int8"))
+    for checkpoint, precision in settings:
+        nlp = blank(checkpoint, precision=precision)
         docs = list(nlp.pipe(many))
         words = count_words(docs)
         ner = get_ner(nlp)
         looked = len(ner.model.predict(SpanBatch(docs, least=ner.cfg["filter"])).docs)
         every = len(ner.model.predict(SpanBatch(docs)).docs)
         (seconds,) = medians(runs, partial(run, nlp, many))
-        print(f"{precision}: {len(many)} texts, {words} words, {sum(map(len, docs))} tokens; "
-              f"{looked} of {every} spans looked at ({100 * looked / every:.1f} %)")  # fmt: skip
+        print(f"{checkpoint}, {precision}: {len(many)} texts, {words} words, "
+              f"{sum(map(len, docs))} tokens; {looked} of {every} spans looked at "
+              f"({100 * looked / every:.1f} %)")  # fmt: skip
         print(f"nlp.pipe:   {words / seconds:8,.0f} words/s {len(many) / seconds:8,.0f} docs/s")
         (seconds,) = medians(runs, partial(run_singly, nlp, many[:200]))
         share = count_words(docs[:200])
@@ -282,26 +285,35 @@ def embedded(n_docs: int, runs: int) -> None:
 
 
 def filters(corpus: Path, per_file: int = 40) -> None:
-    nlp = blank()
-    ner = get_ner(nlp)
-    docs = []
+    reader = blank()
+    docs, gold, known = [], [], []
     for path in sorted(corpus.rglob("*.spacy")):
-        gold = itertools.islice(DocBin().from_disk(path).get_docs(nlp.vocab), per_file)
-        docs += [nlp.make_doc(doc.text) for doc in gold]
-    found: dict[float, set[tuple[int, int, int]]] = {}
-    for least in (0.0, 0.0001, 0.001, 0.003, 0.01, 0.03, 0.1):
-        ner.cfg["filter"] = least
-        found[least] = {
-            (i, int(start), int(end))
-            for i, doc in enumerate(ner.predict(docs))
-            for start, end in zip(doc.starts, doc.ends, strict=True)
-        }
-        start = time.perf_counter()
-        looked = len(ner.model.predict(SpanBatch(docs, least=least)).docs)
-        seconds = time.perf_counter() - start
-        share = len(found[0.0] & found[least]) / len(found[0.0])
-        print(f"filter {least:<7} {looked / sum(map(len, docs)):6.2f} spans a token, "
-              f"{seconds:6.1f} s, {100 * share:6.2f} % of {len(found[0.0])} entities")  # fmt: skip
+        of_file = list(DocBin().from_disk(path).get_docs(reader.vocab))
+        labels = {ent.label_ for doc in of_file for ent in doc.ents}
+        for doc in of_file[:per_file]:
+            docs.append(reader.make_doc(doc.text))
+            gold.append({(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents})
+            known.append(labels)
+    for checkpoint in (EMBEDDED, FAST):
+        nlp = blank(checkpoint)
+        ner = get_ner(nlp)
+        ner.predict(docs[:1])
+        for least in (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1):
+            ner.cfg["filter"] = least
+            score = PRFScore()
+            start = time.perf_counter()
+            results = ner.predict(docs)
+            seconds = time.perf_counter() - start
+            for doc, found, truth, labels in zip(docs, results, gold, known, strict=True):
+                best = found.scores.argmax(axis=1) if len(found.scores) else []
+                spans = [
+                    (doc[int(a)].idx, doc[int(b) - 1].idx + len(doc[int(b) - 1]), ner.labels[k])
+                    for a, b, k in zip(found.starts, found.ends, best, strict=True)
+                ]
+                score.score_set({span for span in spans if span[2] in labels}, truth)
+            looked = len(ner.model.predict(SpanBatch(docs, least=least)).docs)
+            print(f"{checkpoint}, filter {least:<7} {looked / sum(map(len, docs)):6.2f} "
+                  f"spans a token, {seconds:6.1f} s, F1 {100 * score.fscore:.1f}")  # fmt: skip
 
 
 def shared(n_docs: int, runs: int) -> None:

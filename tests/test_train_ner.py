@@ -216,3 +216,16 @@ def test_spans_are_of_spacy():
     doc = spacy.blank("xx").make_doc("Ada met Bob.")
     doc.set_ents([Span(doc, 0, 1, "PER")], missing=[doc[2:3]], default="outside")
     assert train_ner.from_doc(doc) == ("Ada met Bob.", [(0, 3, "PER")], [(8, 11)])
+
+
+def test_average_of_two_checkpoints(make_checkpoint, tmp_path):
+    average = load_script("average", PROJECT)
+    first, second = (make_checkpoint("LukeModel", seed=seed)[0] for seed in (1, 2))
+    average.main(first, second, tmp_path / "average", share=0.75)
+    one, two, mean = (
+        load_checkpoint(folder).model.state_dict()
+        for folder in (first, second, tmp_path / "average")
+    )
+    assert not all(torch.equal(one[name], two[name]) for name in mean)
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, 0.25 * one[name] + 0.75 * two[name])
