@@ -213,7 +213,7 @@ def make_mluke_entities(
         "mode": "auto",
         "decoding": "flat",
         "threshold": None,
-        "filter": 0.001,
+        "filter": 0.01,
         "max_span_pieces": None,
         "max_span_tokens": None,
         "set_ents": True,

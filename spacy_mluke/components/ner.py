@@ -63,7 +63,7 @@ class MLukeNer(MLukePipe):
         mode: str = "auto",
         decoding: Decoding = "flat",
         threshold: float | None = None,
-        filter: float = 0.001,
+        filter: float = 0.01,
         max_span_pieces: int | None = None,
         max_span_tokens: int | None = None,
         set_ents: bool = True,
