@@ -10,6 +10,7 @@ from typing import Annotated
 
 import torch
 import typer
+from prepare import LANGUAGES
 from safetensors import safe_open
 from safetensors.torch import save_file
 from wasabi import msg
@@ -17,9 +18,6 @@ from wasabi import msg
 from spacy_mluke import load_checkpoint, save_checkpoint
 from spacy_mluke.config import OWN_SECTION
 from spacy_mluke.weights import WEIGHTS, is_of_words
-
-LANGUAGES = ["ar", "bn", "de", "el", "en", "es", "fi", "fr", "hi", "id", "it", "ja",
-             "ko", "nl", "pl", "pt", "ru", "sv", "sw", "te", "th", "tr", "vi", "zh"]  # fmt: skip
 
 
 def main(

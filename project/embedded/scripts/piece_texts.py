@@ -10,10 +10,9 @@ from typing import Annotated
 
 import spacy
 import typer
+from prepare import LANGUAGES
 from spacy.tokens import DocBin
 from wasabi import msg
-
-LANGUAGES = "ar bn de el en es fi fr hi id it ja ko nl pl pt ru sv sw te th tr vi zh"
 
 
 def main(
@@ -26,7 +25,7 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     names = _names(data / "kb" / "entities.jsonl.gz")
     vocab = spacy.blank("xx").vocab
-    for lang in LANGUAGES.split():
+    for lang in LANGUAGES:
         kinds = [list(_sentences(data / "text", lang)), list(_paragraphs(data / "text", lang)),
                  names.get(lang, [])]  # fmt: skip
         kinds.append(

@@ -26,6 +26,7 @@ import numpy as np
 import spacy
 import torch
 import typer
+from prepare import LANGUAGES
 from spacy.tokens import Doc
 from train_ner import LABELS, read_left_out
 from wasabi import msg
@@ -38,7 +39,6 @@ from spacy_mluke.kb.dictionary import Dictionary
 from spacy_mluke.kb.knowledge_base import EMBEDDED_FOLDER, KnowledgeBase
 from spacy_mluke.spans import decode
 
-LANGUAGES = "ar bn de el en es fi fr hi id it ja ko nl pl pt ru sv sw te th tr vi zh"
 SURE, AGREED, DOUBTFUL = 0.85, 0.5, 0.3
 # Probability of an entity below which a span is not written for distillation
 LEAST = 0.01
@@ -56,7 +56,7 @@ def main(
     skip: Annotated[int, typer.Option(help="Sentences of a language to leave out first")] = 0,
     shift: Annotated[float, typer.Option(help='Taken off the logit of "no entity"')] = 0.0,
     exclude: Annotated[Path | None, typer.Option(help="Folder of texts to leave out")] = None,
-    languages: Annotated[str, typer.Option(help="Separated by blanks")] = LANGUAGES,
+    languages: Annotated[str, typer.Option(help="Separated by blanks")] = " ".join(LANGUAGES),
     precision: Annotated[str, typer.Option(help="As of mluke_ner")] = "bf16",
 ) -> None:
     """Annotate sentences of each language."""
